@@ -1,0 +1,38 @@
+//go:build deps
+
+package deps
+
+import (
+	_ "github.com/cilium/ebpf"
+	_ "github.com/containerd/containerd/api/services/ttrpc/events/v1"
+	_ "github.com/containerd/containerd/v2/core/content"
+	_ "github.com/containerd/containerd/v2/core/images/archive"
+	_ "github.com/containerd/containerd/v2/core/leases"
+	_ "github.com/containerd/containerd/v2/core/metadata"
+	_ "github.com/containerd/containerd/v2/core/remotes/docker"
+	_ "github.com/containerd/containerd/v2/plugins/content/local"
+	_ "github.com/containerd/errdefs"
+	_ "github.com/containerd/fifo"
+	_ "github.com/containerd/log"
+	_ "github.com/containerd/ttrpc"
+	_ "github.com/containerd/typeurl/v2"
+	_ "github.com/distribution/reference"
+	_ "github.com/docker/docker-credential-helpers/client"
+	_ "github.com/docker/go-connections/nat"
+	_ "github.com/docker/go-units"
+	_ "github.com/google/nftables"
+	_ "github.com/klauspost/compress/zstd"
+	_ "github.com/moby/moby/api/types/container"
+	_ "github.com/moby/moby/client"
+	_ "github.com/moby/profiles/seccomp"
+	_ "github.com/moby/sys/signal"
+	_ "github.com/spf13/cobra"
+	_ "github.com/u-root/u-root/pkg/core/ls"
+	_ "github.com/vishvananda/netlink"
+	_ "go.etcd.io/bbolt"
+	_ "golang.org/x/net/bpf"
+	_ "golang.org/x/sync/errgroup"
+	_ "golang.org/x/sys/unix"
+	_ "golang.org/x/term"
+	_ "mvdan.cc/sh/v3/interp"
+)

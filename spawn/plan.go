@@ -1,0 +1,137 @@
+// Package spawn runs a Plan: the list of system calls that a new process makes between clone3(2) and execve(2).
+//
+// The parent prepares everything it can in ordinary Go, as file descriptors (detached mounts, open directories,
+// namespaces). The child is a raw fork that interprets the list without allocating, locking or growing its
+// stack, so no second binary and no C stands between the runtime and the container.
+//
+// # Vocabulary
+//
+//   - A Step is one system call with its arguments and a name in words ("mount proc on /proc").
+//   - A Slot keeps the result of one step for the arguments of a later one.
+//   - A Sync step stops the child while the parent runs a function (write the id maps, run a hook).
+//   - The Ready step makes Start return while the child goes on, which is how create is told from start.
+//
+// # Lifecycle
+//
+// Start clones the child and waits until it has passed the Ready step, or executed its program when the plan
+// has none. A failing step comes back as a *StepError; by then the child has been reaped. A child past Ready
+// reports through Process.Executed.
+//
+// # Limits
+//
+// The plan borrows its descriptors: they must stay open until Start returns, and the caller closes them. Every
+// descriptor that no step mentions is closed in the child by its first calls (close_range(2)).
+package spawn
+
+import (
+	"golang.org/x/sys/unix"
+)
+
+// Plan is everything the kernel is told to make one process. The zero value forks and does nothing: add steps,
+// the last of which is an execve.
+type Plan struct {
+	// Namespaces are the CLONE_NEW… flags of the namespaces to create with the process; see clone3(2).
+	Namespaces uint64
+	// Cgroup, if not nil, is the cgroup v2 directory that the child is born into (CLONE_INTO_CGROUP).
+	Cgroup *FD
+	// JoinPID, if not nil, is a pid namespace or pidfd whose pid namespace the child is born into. The calling
+	// thread joins it before the clone and leaves it after: setns(2) moves only children.
+	JoinPID *FD
+	// JoinTime likewise for the time namespace.
+	JoinTime *FD
+	// Steps are run in order by the child.
+	Steps []Step
+}
+
+// FD is an open descriptor of this process, with the name under which the printer shows it ("rootfs", "proc").
+type FD struct {
+	Num  int
+	Name string
+}
+
+// Slot names a place that keeps the result of a step. NoSlot keeps nothing.
+type Slot int
+
+// NoSlot is the zero Slot: the result of the step is not kept. Valid slots are 1 to MaxSlots.
+const (
+	NoSlot   Slot = 0
+	MaxSlots      = 64
+)
+
+// Step is one system call of the child, or a point at which child and parent meet.
+type Step struct {
+	// Name says in words what the step does and on what: "mount proc on /proc". Errors open with it.
+	Name string
+	// Call is the system call's number (unix.SYS_MOUNT); Args are its arguments, trailing zeros left out.
+	Call uintptr
+	Args []Arg
+	// Result keeps the call's result.
+	Result Slot
+	// Ignore lists errnos that do not end the plan; the next step follows.
+	Ignore []unix.Errno
+	// Skip is how many steps are passed over when this one succeeds: alternatives stand one after another.
+	Skip int
+	// Sync, if not nil, makes this a meeting point in place of a system call: the child waits while the parent
+	// runs the function with the child's pid and pidfd. An error ends the plan.
+	Sync func(child *Process) error
+	// Ready makes this the point at which Start returns. No system call is made.
+	Ready bool
+}
+
+// Arg is one argument of a system call.
+type Arg struct {
+	kind argKind
+	num  uint64
+	text string
+	data []byte
+	list []string
+	fd   FD
+	slot Slot
+	code []unix.SockFilter
+	show string
+}
+
+type argKind uint8
+
+const (
+	argNumber argKind = iota
+	argString
+	argBytes
+	argStrings
+	argFD
+	argSlot
+	argFilter
+)
+
+// Int is a number; negative values (AT_FDCWD) are sign-extended.
+func Int(n int) Arg { return Arg{kind: argNumber, num: uint64(int64(n))} }
+
+// Flags is a number that the printer shows as text ("MS_NOSUID|MS_NODEV").
+func Flags(n uint64, text string) Arg { return Arg{kind: argNumber, num: n, show: text} }
+
+// Nil is a null pointer.
+func Nil() Arg { return Arg{kind: argNumber, show: "NULL"} }
+
+// Str is a pointer to a NUL-terminated copy of s. A NUL inside s makes Start fail before the clone.
+func Str(s string) Arg { return Arg{kind: argString, text: s} }
+
+// Bytes is a pointer to b, which the call may read and, if it is the plan's own, write; show is for the printer.
+func Bytes(b []byte, show string) Arg { return Arg{kind: argBytes, data: b, show: show} }
+
+// Strs is a pointer to a NULL-terminated vector of strings, as execve(2) wants for argv and envp.
+func Strs(list []string) Arg { return Arg{kind: argStrings, list: list} }
+
+// Desc is an open descriptor. Mentioning it keeps it open in the child (until execve, if it is close-on-exec).
+func Desc(fd FD) Arg { return Arg{kind: argFD, fd: fd} }
+
+// Of is the result that an earlier step left in slot.
+func Of(slot Slot) Arg { return Arg{kind: argSlot, slot: slot} }
+
+// Filter is a pointer to a struct sock_fprog over code, as seccomp(2) wants for SECCOMP_SET_MODE_FILTER.
+func Filter(code []unix.SockFilter) Arg { return Arg{kind: argFilter, code: code} }
+
+// Add appends a step that makes one system call and returns its index, for error checks in tests.
+func (p *Plan) Add(name string, call uintptr, args ...Arg) *Step {
+	p.Steps = append(p.Steps, Step{Name: name, Call: call, Args: args})
+	return &p.Steps[len(p.Steps)-1]
+}
