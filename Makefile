@@ -1,0 +1,46 @@
+# Gantry. `make help` lists the targets.
+GO      ?= go
+PREFIX  ?= /usr/local
+SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X gantry/internal/version.Version=$(VERSION)
+TOOL    := $(GO) tool -modfile=$(CURDIR)/test/go.mod
+BINARIES := $(notdir $(wildcard cmd/*))
+
+export CGO_ENABLED ?= 0
+
+.PHONY: help build install run test race lint bench clean cross
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## static binaries into bin/
+	@mkdir -p bin
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+install: build ## the binaries into $(PREFIX)/bin
+	$(SUDO) install -d $(DESTDIR)$(PREFIX)/bin
+	$(SUDO) install -m 0755 $(addprefix bin/,$(filter-out toolbox,$(BINARIES))) $(DESTDIR)$(PREFIX)/bin
+
+run: build ## run a container, offline, and show what isolates it
+	@$(SUDO) ./test/run.sh bin
+
+test: ## every test that takes minutes; installs what they need
+	@$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" ./test/test.sh
+
+lint: ## gofumpt, vet, staticcheck, errcheck
+	@unformatted=$$($(TOOL) gofumpt -l $$(git ls-files '*.go')); \
+	  [ -z "$$unformatted" ] || { echo "gofumpt would change:"; echo "$$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(TOOL) staticcheck ./...
+	$(TOOL) errcheck ./...
+
+cross: ## build for arm64
+	GOARCH=arm64 $(GO) build -o /dev/null ./... 
+	GOARCH=arm64 $(GO) vet ./...
+
+bench: build ## speed beside runc and crun, as ratios
+	@$(SUDO) ./test/bench.sh bin
+
+clean: ## remove bin/
+	rm -rf bin

@@ -1,0 +1,245 @@
+package engine
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/blkiodev"
+	"github.com/moby/moby/api/types/container"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	minMemory     = 6 << 20 // bytes; less does not even start a process reliably
+	defaultPeriod = 100_000 // microseconds; the kernel's own default for cpu.cfs_period_us
+)
+
+// resources turns docker's limits into the runtime specification's. Fields that are zero there stay nil: no limit.
+func resources(r *container.Resources) (*specs.LinuxResources, error) {
+	memory, err := memoryLimits(r)
+	if err != nil {
+		return nil, err
+	}
+	cpu, err := cpuLimits(r)
+	if err != nil {
+		return nil, err
+	}
+	block, err := blockLimits(r)
+	if err != nil {
+		return nil, err
+	}
+	out := &specs.LinuxResources{Memory: memory, CPU: cpu, BlockIO: block}
+	if r.PidsLimit != nil {
+		limit := *r.PidsLimit
+		if limit <= 0 {
+			limit = -1
+		}
+		out.Pids = &specs.LinuxPids{Limit: &limit}
+	}
+	return out, nil
+}
+
+func memoryLimits(r *container.Resources) (*specs.LinuxMemory, error) {
+	switch {
+	case r.Memory < 0, r.Memory > 0 && r.Memory < minMemory:
+		return nil, fmt.Errorf("memory limit %d: at least %d bytes are needed: %w", r.Memory, minMemory, errdefs.ErrInvalidArgument)
+	case r.MemorySwap > 0 && r.Memory == 0:
+		return nil, fmt.Errorf("memory and swap limit %d without a memory limit: %w", r.MemorySwap, errdefs.ErrInvalidArgument)
+	case r.MemorySwap > 0 && r.MemorySwap < r.Memory:
+		return nil, fmt.Errorf("memory and swap limit %d is less than the memory limit %d: %w", r.MemorySwap, r.Memory, errdefs.ErrInvalidArgument)
+	case r.MemoryReservation < 0, r.Memory > 0 && r.MemoryReservation > r.Memory:
+		return nil, fmt.Errorf("memory reservation %d is more than the memory limit %d: %w", r.MemoryReservation, r.Memory, errdefs.ErrInvalidArgument)
+	case r.MemorySwappiness != nil && (*r.MemorySwappiness < -1 || *r.MemorySwappiness > 100):
+		return nil, fmt.Errorf("memory swappiness %d: 0 to 100 is possible: %w", *r.MemorySwappiness, errdefs.ErrInvalidArgument)
+	}
+	m := &specs.LinuxMemory{}
+	if r.Memory > 0 {
+		swap := r.MemorySwap
+		if swap == 0 {
+			swap = 2 * r.Memory // docker's rule: as much swap as memory
+		}
+		m.Limit, m.Swap = &r.Memory, &swap
+	}
+	if r.MemoryReservation > 0 {
+		m.Reservation = &r.MemoryReservation
+	}
+	if r.MemorySwappiness != nil && *r.MemorySwappiness >= 0 {
+		swappiness := uint64(*r.MemorySwappiness)
+		m.Swappiness = &swappiness
+	}
+	if r.OomKillDisable != nil && *r.OomKillDisable {
+		m.DisableOOMKiller = r.OomKillDisable
+	}
+	if *m == (specs.LinuxMemory{}) {
+		return nil, nil
+	}
+	return m, nil
+}
+
+func cpuLimits(r *container.Resources) (*specs.LinuxCPU, error) {
+	if r.NanoCPUs < 0 || r.CPUShares < 0 || r.CPUPeriod < 0 || r.CPUQuota < -1 {
+		return nil, fmt.Errorf("cpu limits must not be negative: %w", errdefs.ErrInvalidArgument)
+	}
+	if r.NanoCPUs > 0 && (r.CPUQuota > 0 || r.CPUPeriod > 0) {
+		return nil, fmt.Errorf("a number of cpus and a cpu quota or period exclude each other: %w", errdefs.ErrInvalidArgument)
+	}
+	c := &specs.LinuxCPU{Cpus: r.CpusetCpus, Mems: r.CpusetMems}
+	if r.CPUShares > 0 {
+		shares := uint64(r.CPUShares)
+		c.Shares = &shares
+	}
+	quota, period := r.CPUQuota, uint64(r.CPUPeriod)
+	if r.NanoCPUs > 0 {
+		quota, period = r.NanoCPUs*defaultPeriod/1e9, defaultPeriod
+		if quota < 1000 {
+			return nil, fmt.Errorf("%g cpus: at least 0.01 are needed: %w", float64(r.NanoCPUs)/1e9, errdefs.ErrInvalidArgument)
+		}
+	}
+	if quota != 0 {
+		c.Quota = &quota
+	}
+	if period != 0 {
+		c.Period = &period
+	}
+	if r.CPURealtimeRuntime != 0 {
+		c.RealtimeRuntime = &r.CPURealtimeRuntime
+	}
+	if r.CPURealtimePeriod != 0 {
+		rt := uint64(r.CPURealtimePeriod)
+		c.RealtimePeriod = &rt
+	}
+	if *c == (specs.LinuxCPU{}) {
+		return nil, nil
+	}
+	return c, nil
+}
+
+func blockLimits(r *container.Resources) (*specs.LinuxBlockIO, error) {
+	b := &specs.LinuxBlockIO{}
+	if w := r.BlkioWeight; w != 0 {
+		if w < 10 || w > 1000 {
+			return nil, fmt.Errorf("block I/O weight %d: 10 to 1000 is possible: %w", w, errdefs.ErrInvalidArgument)
+		}
+		b.Weight = &w
+	}
+	for _, d := range r.BlkioWeightDevice {
+		major, minor, err := blockDevice(d.Path)
+		if err != nil {
+			return nil, err
+		}
+		w := specs.LinuxWeightDevice{Weight: &d.Weight}
+		w.Major, w.Minor = major, minor
+		b.WeightDevice = append(b.WeightDevice, w)
+	}
+	for _, throttle := range []struct {
+		from []*blkiodev.ThrottleDevice
+		to   *[]specs.LinuxThrottleDevice
+	}{
+		{r.BlkioDeviceReadBps, &b.ThrottleReadBpsDevice},
+		{r.BlkioDeviceWriteBps, &b.ThrottleWriteBpsDevice},
+		{r.BlkioDeviceReadIOps, &b.ThrottleReadIOPSDevice},
+		{r.BlkioDeviceWriteIOps, &b.ThrottleWriteIOPSDevice},
+	} {
+		for _, d := range throttle.from {
+			major, minor, err := blockDevice(d.Path)
+			if err != nil {
+				return nil, err
+			}
+			t := specs.LinuxThrottleDevice{Rate: d.Rate}
+			t.Major, t.Minor = major, minor
+			*throttle.to = append(*throttle.to, t)
+		}
+	}
+	if b.Weight == nil && b.WeightDevice == nil && b.ThrottleReadBpsDevice == nil && b.ThrottleWriteBpsDevice == nil &&
+		b.ThrottleReadIOPSDevice == nil && b.ThrottleWriteIOPSDevice == nil {
+		return nil, nil
+	}
+	return b, nil
+}
+
+func blockDevice(path string) (major, minor int64, err error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return 0, 0, fmt.Errorf("block I/O limit on %s: %v: %w", path, err, errdefs.ErrInvalidArgument)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return 0, 0, fmt.Errorf("block I/O limit on %s: not a block device: %w", path, errdefs.ErrInvalidArgument)
+	}
+	return int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev)), nil
+}
+
+// rlimits turns docker's ulimits ("nofile=1024:2048") into the runtime specification's ("RLIMIT_NOFILE").
+func rlimits(ulimits []*container.Ulimit) ([]specs.POSIXRlimit, error) {
+	known := map[string]bool{
+		"core": true, "cpu": true, "data": true, "fsize": true, "locks": true, "memlock": true, "msgqueue": true, "nice": true,
+		"nofile": true, "nproc": true, "rss": true, "rtprio": true, "rttime": true, "sigpending": true, "stack": true, "as": true,
+	}
+	var out []specs.POSIXRlimit
+	for _, u := range ulimits {
+		if !known[u.Name] {
+			return nil, fmt.Errorf("unknown ulimit %q: %w", u.Name, errdefs.ErrInvalidArgument)
+		}
+		if u.Hard != -1 && (u.Soft == -1 || u.Soft > u.Hard) {
+			return nil, fmt.Errorf("ulimit %s: soft limit %d is more than hard limit %d: %w", u.Name, u.Soft, u.Hard, errdefs.ErrInvalidArgument)
+		}
+		// -1 becomes RLIM_INFINITY, all bits set.
+		out = append(out, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(u.Name), Soft: uint64(u.Soft), Hard: uint64(u.Hard)})
+	}
+	return out, nil
+}
+
+// deviceRules are the devices cgroup's rules of an ordinary container: everything may be made by mknod, the harmless
+// character devices and terminals may be used.
+func deviceRules() []specs.LinuxDeviceCgroup {
+	rule := func(kind string, major, minor int64, access string) specs.LinuxDeviceCgroup {
+		r := specs.LinuxDeviceCgroup{Allow: true, Type: kind, Access: access}
+		if major >= 0 {
+			r.Major = &major
+		}
+		if minor >= 0 {
+			r.Minor = &minor
+		}
+		return r
+	}
+	return []specs.LinuxDeviceCgroup{
+		{Allow: false, Access: "rwm"},
+		rule("c", -1, -1, "m"), rule("b", -1, -1, "m"),
+		rule("c", 1, 3, "rwm"), rule("c", 1, 5, "rwm"), rule("c", 1, 7, "rwm"), // null, zero, full
+		rule("c", 1, 8, "rwm"), rule("c", 1, 9, "rwm"), // random, urandom
+		rule("c", 5, 0, "rwm"), rule("c", 5, 2, "rwm"), rule("c", 136, -1, "rwm"), // tty, ptmx, pts/*
+	}
+}
+
+// parseDeviceRule reads --device-cgroup-rule: "c 1:3 rwm", with * for any number.
+func parseDeviceRule(text string) (specs.LinuxDeviceCgroup, error) {
+	bad := func() (specs.LinuxDeviceCgroup, error) {
+		return specs.LinuxDeviceCgroup{}, fmt.Errorf("device cgroup rule %q: want TYPE MAJOR:MINOR ACCESS: %w", text, errdefs.ErrInvalidArgument)
+	}
+	fields := strings.Fields(text)
+	if len(fields) != 3 || len(fields[0]) != 1 || !strings.Contains("abc", fields[0]) || fields[2] == "" || strings.Trim(fields[2], "rwm") != "" {
+		return bad()
+	}
+	out := specs.LinuxDeviceCgroup{Allow: true, Type: fields[0], Access: fields[2]}
+	major, minor, found := strings.Cut(fields[1], ":")
+	if !found {
+		return bad()
+	}
+	for _, part := range []struct {
+		text string
+		to   **int64
+	}{{major, &out.Major}, {minor, &out.Minor}} {
+		if part.text == "*" {
+			continue
+		}
+		n, err := strconv.ParseUint(part.text, 10, 31)
+		if err != nil {
+			return bad()
+		}
+		number := int64(n)
+		*part.to = &number
+	}
+	return out, nil
+}
