@@ -1,0 +1,262 @@
+package engine
+
+import (
+	"fmt"
+	"maps"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// volumeName is what docker accepts as the name of a volume; everything else in front of a colon is a host path.
+var volumeName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
+
+// mountPoint is one mount that a user asked for.
+type mountPoint struct {
+	Kind        mount.Type // bind, volume or tmpfs
+	Source      string     // host path of a bind; name of a volume, "" for an anonymous one
+	Destination string     // clean and absolute
+	ReadOnly    bool
+	Options     []string // of the runtime specification, propagation included, without ro
+	Create      bool     // of a bind: the source is made if it is missing (-v, not --mount)
+	NoCopy      bool     // of a volume: the image's content at the destination is not copied into it
+}
+
+// mountPoints collects -v, --mount, --tmpfs and the image's VOLUMEs. What the user asked for wins over the image; the
+// same destination twice is an error. The order is by depth, so that a parent is mounted before its children.
+func mountPoints(host *container.HostConfig, volumes map[string]struct{}) ([]mountPoint, error) {
+	byDestination := map[string]mountPoint{}
+	add := func(m mountPoint, err error) error {
+		if err != nil {
+			return err
+		}
+		if _, taken := byDestination[m.Destination]; taken {
+			return fmt.Errorf("duplicate mount point: %s: %w", m.Destination, errdefs.ErrInvalidArgument)
+		}
+		byDestination[m.Destination] = m
+		return nil
+	}
+	for _, bind := range host.Binds {
+		if err := add(parseBind(bind)); err != nil {
+			return nil, err
+		}
+	}
+	for _, m := range host.Mounts {
+		if err := add(parseMount(m)); err != nil {
+			return nil, err
+		}
+	}
+	for destination, options := range host.Tmpfs {
+		if err := add(parseTmpfs(destination, options)); err != nil {
+			return nil, err
+		}
+	}
+	for volume := range volumes {
+		m, err := parseBind(volume)
+		if err != nil {
+			return nil, err
+		}
+		if _, taken := byDestination[m.Destination]; !taken {
+			byDestination[m.Destination] = m
+		}
+	}
+	points := slices.Collect(maps.Values(byDestination))
+	slices.SortFunc(points, func(a, b mountPoint) int { return strings.Compare(a.Destination, b.Destination) })
+	return points, nil
+}
+
+// cleanDestination checks a path in the container: absolute, and not the root itself.
+func cleanDestination(p string) (string, error) {
+	if !path.IsAbs(p) {
+		return "", fmt.Errorf("mount destination %q is not an absolute path: %w", p, errdefs.ErrInvalidArgument)
+	}
+	p = path.Clean(p)
+	if p == "/" {
+		return "", fmt.Errorf("mount destination must not be /: %w", errdefs.ErrInvalidArgument)
+	}
+	return p, nil
+}
+
+// parseBind reads -v: SOURCE:DESTINATION[:OPTIONS], or DESTINATION alone for an anonymous volume.
+func parseBind(text string) (mountPoint, error) {
+	bad := func(why string) (mountPoint, error) {
+		return mountPoint{}, fmt.Errorf("volume %q: %s: %w", text, why, errdefs.ErrInvalidArgument)
+	}
+	parts := strings.Split(text, ":")
+	m := mountPoint{Kind: mount.TypeVolume}
+	destination := parts[0]
+	switch len(parts) {
+	case 1:
+	case 2, 3:
+		m.Source, destination = parts[0], parts[1]
+	default:
+		return bad("want SOURCE:DESTINATION[:OPTIONS]")
+	}
+	switch {
+	case len(parts) == 1:
+	case path.IsAbs(m.Source):
+		m.Kind, m.Source, m.Create = mount.TypeBind, path.Clean(m.Source), true
+	case m.Source == "":
+		return bad("empty source")
+	case !volumeName.MatchString(m.Source):
+		return bad("the source is neither an absolute path nor a volume name (letters, digits, _ . -)")
+	}
+	var err error
+	if m.Destination, err = cleanDestination(destination); err != nil {
+		return mountPoint{}, err
+	}
+	propagation := "rprivate"
+	if len(parts) == 3 {
+		for option := range strings.SplitSeq(parts[2], ",") {
+			switch option {
+			case "ro":
+				m.ReadOnly = true
+			case "rw", "z", "Z", "consistent", "cached", "delegated":
+				// Labels mean something only where SELinux runs; the consistency modes are another platform's.
+			case "nocopy":
+				m.NoCopy = true
+			case "private", "rprivate", "slave", "rslave", "shared", "rshared":
+				propagation = option
+			default:
+				return bad(fmt.Sprintf("unknown option %q", option))
+			}
+		}
+	}
+	m.Options = []string{"rbind", propagation}
+	return m, nil
+}
+
+// parseMount reads one --mount.
+func parseMount(in mount.Mount) (mountPoint, error) {
+	bad := func(why string) (mountPoint, error) {
+		return mountPoint{}, fmt.Errorf("mount on %q: %s: %w", in.Target, why, errdefs.ErrInvalidArgument)
+	}
+	destination, err := cleanDestination(in.Target)
+	if err != nil {
+		return mountPoint{}, err
+	}
+	m := mountPoint{Kind: in.Type, Source: in.Source, Destination: destination, ReadOnly: in.ReadOnly}
+	switch in.Type {
+	case mount.TypeBind:
+		if !path.IsAbs(in.Source) {
+			return bad(fmt.Sprintf("bind source %q is not an absolute path", in.Source))
+		}
+		bind, propagation := "rbind", "rprivate"
+		if o := in.BindOptions; o != nil {
+			if o.NonRecursive {
+				bind = "bind"
+			}
+			if o.Propagation != "" {
+				propagation = string(o.Propagation)
+			}
+			m.Create = o.CreateMountpoint
+		}
+		m.Source, m.Options = path.Clean(in.Source), []string{bind, propagation}
+	case mount.TypeVolume:
+		if in.Source != "" && !volumeName.MatchString(in.Source) {
+			return bad(fmt.Sprintf("volume name %q: letters, digits, _ . - are possible", in.Source))
+		}
+		if o := in.VolumeOptions; o != nil {
+			if o.Subpath != "" {
+				return bad("volume subpath is not supported")
+			}
+			if o.DriverConfig != nil && o.DriverConfig.Name != "" && o.DriverConfig.Name != "local" {
+				return bad(fmt.Sprintf("volume driver %q is not supported", o.DriverConfig.Name))
+			}
+			m.NoCopy = o.NoCopy
+		}
+		m.Options = []string{"rbind", "rprivate"}
+	case mount.TypeTmpfs:
+		if in.Source != "" {
+			return bad("a tmpfs has no source")
+		}
+		m.Options = []string{"noexec", "nosuid", "nodev"}
+		if o := in.TmpfsOptions; o != nil {
+			if o.SizeBytes > 0 {
+				m.Options = append(m.Options, "size="+strconv.FormatInt(o.SizeBytes, 10))
+			}
+			if o.Mode != 0 {
+				m.Options = append(m.Options, "mode="+strconv.FormatUint(uint64(o.Mode.Perm()), 8))
+			}
+			for _, pair := range o.Options {
+				m.Options = append(m.Options, strings.Join(pair, "="))
+			}
+		}
+	default:
+		return bad(fmt.Sprintf("mount type %q is not supported", in.Type))
+	}
+	return m, nil
+}
+
+// parseTmpfs reads one --tmpfs DESTINATION[:OPTIONS].
+func parseTmpfs(destination, options string) (mountPoint, error) {
+	destination, err := cleanDestination(destination)
+	if err != nil {
+		return mountPoint{}, err
+	}
+	m := mountPoint{Kind: mount.TypeTmpfs, Destination: destination, Options: []string{"noexec", "nosuid", "nodev"}}
+	if options == "" {
+		return m, nil
+	}
+	for option := range strings.SplitSeq(options, ",") {
+		key, _, _ := strings.Cut(option, "=")
+		switch key {
+		case "ro":
+			m.ReadOnly = true
+		case "rw", "exec", "noexec", "suid", "nosuid", "dev", "nodev", "sync", "async", "noatime", "nodiratime", "relatime",
+			"size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol":
+			m.Options = append(m.Options, option)
+		default:
+			return mountPoint{}, fmt.Errorf("tmpfs on %s: unknown option %q: %w", destination, option, errdefs.ErrInvalidArgument)
+		}
+	}
+	return m, nil
+}
+
+// spec is the mount in the runtime specification's form; source is the host path that a volume's name stands for.
+func (m mountPoint) spec(source string) specs.Mount {
+	options := slices.Clone(m.Options)
+	if m.ReadOnly {
+		options = append(options, "ro")
+	}
+	if m.Kind == mount.TypeTmpfs {
+		return specs.Mount{Destination: m.Destination, Type: "tmpfs", Source: "tmpfs", Options: options}
+	}
+	return specs.Mount{Destination: m.Destination, Type: "bind", Source: source, Options: options}
+}
+
+// systemMounts are what every container has: see the runtime specification's "Default Filesystems" and docker's.
+func systemMounts(shmSize int64, privileged bool) []specs.Mount {
+	if shmSize == 0 {
+		shmSize = 64 << 20
+	}
+	readOnly := []string{"nosuid", "noexec", "nodev", "ro"}
+	if privileged {
+		readOnly = readOnly[:3]
+	}
+	return []specs.Mount{
+		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: readOnly},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: append(slices.Clone(readOnly), "relatime")},
+		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", fmt.Sprintf("size=%d", shmSize)}},
+	}
+}
+
+// maskedPaths and readonlyPaths are docker's: what of /proc and /sys tells too much or changes the host.
+var (
+	maskedPaths = []string{
+		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+		"/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
+	}
+	readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+)
