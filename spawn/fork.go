@@ -1,0 +1,130 @@
+package spawn
+
+import (
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The Go runtime keeps these three for packages that fork; see the comments in its proc.go.
+
+//go:linkname beforeFork syscall.runtime_BeforeFork
+func beforeFork()
+
+//go:linkname afterFork syscall.runtime_AfterFork
+func afterFork()
+
+//go:linkname afterForkInChild syscall.runtime_AfterForkInChild
+func afterForkInChild()
+
+// cloneArgs is struct clone_args of clone3(2).
+type cloneArgs struct {
+	flags, pidfd, childTid, parentTid, exitSignal, stack, stackSize, tls, setTid, setTidSize, cgroup uint64
+}
+
+type opKind uint8
+
+const (
+	opCall opKind = iota
+	opSync
+	opReady
+)
+
+const maxIgnore = 4
+
+// op is a step in the form that the child interprets: numbers only.
+type op struct {
+	kind   opKind
+	result uint8
+	slots  uint8 // bit n: argument n is a slot's number
+	ignore [maxIgnore]syscall.Errno
+	skip   int32
+	call   uintptr
+	args   [6]uintptr
+}
+
+// report is what the child tells the parent through the status pipe: a step reached (errno 0) or failed.
+type report struct{ index, errno int32 }
+
+const reportSize = unsafe.Sizeof(report{})
+
+// program is a compiled plan. It lives on the heap, so that its addresses are valid in the child's copy of memory.
+type program struct {
+	clone  cloneArgs
+	ops    []op
+	slots  [MaxSlots + 1]uintptr
+	report report
+	ack    [1]byte
+	status uintptr // descriptor that the child writes reports to
+	acks   uintptr // descriptor that the child reads acknowledgements from
+	gaps   [][2]uintptr
+	keep   []any // what ops point to
+}
+
+// fork clones and, in the child, interprets the program. It does not return in the child. Nothing here may
+// allocate, grow the stack or take a lock: the child is a copy of one thread of a running Go program.
+//
+//go:noinline
+//go:norace
+//go:nosplit
+func fork(p *program) (pid uintptr, errno syscall.Errno) {
+	beforeFork()
+	pid, _, errno = syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&p.clone)), unsafe.Sizeof(p.clone), 0)
+	if errno != 0 || pid != 0 {
+		afterFork()
+		return pid, errno
+	}
+	afterForkInChild()
+	for i := range p.gaps {
+		syscall.RawSyscall(unix.SYS_CLOSE_RANGE, p.gaps[i][0], p.gaps[i][1], 0)
+	}
+	for i := 0; i < len(p.ops); i++ {
+		o := &p.ops[i]
+		if o.kind != opCall {
+			p.report.index, p.report.errno = int32(i), 0
+			if _, _, errno = syscall.RawSyscall(unix.SYS_WRITE, p.status, uintptr(unsafe.Pointer(&p.report)), reportSize); errno != 0 {
+				exit()
+			}
+			if o.kind == opReady {
+				continue
+			}
+			if n, _, _ := syscall.RawSyscall(unix.SYS_READ, p.acks, uintptr(unsafe.Pointer(&p.ack)), 1); n != 1 {
+				exit() // the parent is gone or has given up
+			}
+			continue
+		}
+		for a := range o.args {
+			if o.slots&(1<<a) != 0 {
+				o.args[a] = p.slots[o.args[a]]
+			}
+		}
+		r, _, errno := syscall.RawSyscall6(o.call, o.args[0], o.args[1], o.args[2], o.args[3], o.args[4], o.args[5])
+		if errno == 0 {
+			p.slots[o.result] = r
+			i += int(o.skip)
+			continue
+		}
+		ignored := false
+		for _, e := range o.ignore {
+			if e == errno {
+				ignored = true
+			}
+		}
+		if !ignored {
+			p.report.index, p.report.errno = int32(i), int32(errno)
+			syscall.RawSyscall(unix.SYS_WRITE, p.status, uintptr(unsafe.Pointer(&p.report)), reportSize)
+			exit()
+		}
+	}
+	exit()
+	return 0, 0
+}
+
+//go:norace
+//go:nosplit
+func exit() {
+	for {
+		syscall.RawSyscall(unix.SYS_EXIT_GROUP, 255, 0, 0)
+	}
+}
