@@ -14,7 +14,10 @@ import (
 // compile turns a plan into numbers. status and acks are the child's ends of the two pipes.
 func compile(p *Plan, status, acks int) (*program, error) {
 	prog := &program{status: uintptr(status), acks: uintptr(acks), ops: make([]op, len(p.Steps))}
-	used := []int{0, 1, 2, status, acks}
+	used := []int{0, 1, 2, status}
+	if acks >= 0 {
+		used = append(used, acks)
+	}
 	for i := range p.Steps {
 		s := &p.Steps[i]
 		o := &prog.ops[i]
@@ -50,7 +53,10 @@ func (prog *program) call(o *op, s *Step) error {
 	case s.Skip < 0:
 		return fmt.Errorf("skip %d steps, only forward is possible", s.Skip)
 	}
-	o.call, o.result, o.skip = s.Call, uint8(s.Result), int32(s.Skip)
+	o.call, o.result, o.skip, o.exit = s.Call, uint8(s.Result), int32(s.Skip), s.Exit
+	if o.exit == 0 {
+		o.exit = 255
+	}
 	copy(o.ignore[:], s.Ignore)
 	for i, a := range s.Args {
 		if a.kind == argSlot {
@@ -74,7 +80,7 @@ func (prog *program) call(o *op, s *Step) error {
 func (prog *program) value(a Arg) (uintptr, error) {
 	switch a.kind {
 	case argString:
-		return prog.str(a.text)
+		return prog.str(a.str)
 	case argBytes:
 		if len(a.data) == 0 {
 			return 0, nil

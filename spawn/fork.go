@@ -38,6 +38,7 @@ type op struct {
 	kind   opKind
 	result uint8
 	slots  uint8 // bit n: argument n is a slot's number
+	exit   uint8
 	ignore [maxIgnore]syscall.Errno
 	skip   int32
 	call   uintptr
@@ -52,6 +53,7 @@ const reportSize = unsafe.Sizeof(report{})
 // program is a compiled plan. It lives on the heap, so that its addresses are valid in the child's copy of memory.
 type program struct {
 	clone  cloneArgs
+	pidfd  int32
 	ops    []op
 	slots  [MaxSlots + 1]uintptr
 	report report
@@ -84,13 +86,13 @@ func fork(p *program) (pid uintptr, errno syscall.Errno) {
 		if o.kind != opCall {
 			p.report.index, p.report.errno = int32(i), 0
 			if _, _, errno = syscall.RawSyscall(unix.SYS_WRITE, p.status, uintptr(unsafe.Pointer(&p.report)), reportSize); errno != 0 {
-				exit()
+				exit(255)
 			}
 			if o.kind == opReady {
 				continue
 			}
 			if n, _, _ := syscall.RawSyscall(unix.SYS_READ, p.acks, uintptr(unsafe.Pointer(&p.ack)), 1); n != 1 {
-				exit() // the parent is gone or has given up
+				exit(255) // the parent is gone or has given up
 			}
 			continue
 		}
@@ -106,25 +108,23 @@ func fork(p *program) (pid uintptr, errno syscall.Errno) {
 			continue
 		}
 		ignored := false
-		for _, e := range o.ignore {
-			if e == errno {
-				ignored = true
-			}
+		for n := range o.ignore {
+			ignored = ignored || o.ignore[n] == errno
 		}
 		if !ignored {
 			p.report.index, p.report.errno = int32(i), int32(errno)
 			syscall.RawSyscall(unix.SYS_WRITE, p.status, uintptr(unsafe.Pointer(&p.report)), reportSize)
-			exit()
+			exit(uintptr(o.exit))
 		}
 	}
-	exit()
+	exit(255)
 	return 0, 0
 }
 
 //go:norace
 //go:nosplit
-func exit() {
+func exit(status uintptr) {
 	for {
-		syscall.RawSyscall(unix.SYS_EXIT_GROUP, 255, 0, 0)
+		syscall.RawSyscall(unix.SYS_EXIT_GROUP, status, 0, 0)
 	}
 }

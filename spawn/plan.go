@@ -23,9 +23,7 @@
 // descriptor that no step mentions is closed in the child by its first calls (close_range(2)).
 package spawn
 
-import (
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
 // Plan is everything the kernel is told to make one process. The zero value forks and does nothing: add steps,
 // the last of which is an execve.
@@ -36,9 +34,10 @@ type Plan struct {
 	Cgroup *FD
 	// JoinPID, if not nil, is a pid namespace or pidfd whose pid namespace the child is born into. The calling
 	// thread joins it before the clone and leaves it after: setns(2) moves only children.
+	//
+	// There is no such field for the time namespace: setns(2) moves a process with one thread only, so the child joins
+	// it by steps of its own (a new one likewise: unshare, write timens_offsets, setns to time_for_children).
 	JoinPID *FD
-	// JoinTime likewise for the time namespace.
-	JoinTime *FD
 	// Steps are run in order by the child.
 	Steps []Step
 }
@@ -55,7 +54,7 @@ type Slot int
 // NoSlot is the zero Slot: the result of the step is not kept. Valid slots are 1 to MaxSlots.
 const (
 	NoSlot   Slot = 0
-	MaxSlots      = 64
+	MaxSlots Slot = 64
 )
 
 // Step is one system call of the child, or a point at which child and parent meet.
@@ -69,6 +68,9 @@ type Step struct {
 	Result Slot
 	// Ignore lists errnos that do not end the plan; the next step follows.
 	Ignore []unix.Errno
+	// Exit is the child's exit status if this step ends the plan; 0: 255. (A shell tells a program that is not there,
+	// 127, from one that cannot be executed, 126.)
+	Exit uint8
 	// Skip is how many steps are passed over when this one succeeds: alternatives stand one after another.
 	Skip int
 	// Sync, if not nil, makes this a meeting point in place of a system call: the child waits while the parent
@@ -82,7 +84,7 @@ type Step struct {
 type Arg struct {
 	kind argKind
 	num  uint64
-	text string
+	str  string
 	data []byte
 	list []string
 	fd   FD
@@ -113,7 +115,7 @@ func Flags(n uint64, text string) Arg { return Arg{kind: argNumber, num: n, show
 func Nil() Arg { return Arg{kind: argNumber, show: "NULL"} }
 
 // Str is a pointer to a NUL-terminated copy of s. A NUL inside s makes Start fail before the clone.
-func Str(s string) Arg { return Arg{kind: argString, text: s} }
+func Str(s string) Arg { return Arg{kind: argString, str: s} }
 
 // Bytes is a pointer to b, which the call may read and, if it is the plan's own, write; show is for the printer.
 func Bytes(b []byte, show string) Arg { return Arg{kind: argBytes, data: b, show: show} }
@@ -130,7 +132,7 @@ func Of(slot Slot) Arg { return Arg{kind: argSlot, slot: slot} }
 // Filter is a pointer to a struct sock_fprog over code, as seccomp(2) wants for SECCOMP_SET_MODE_FILTER.
 func Filter(code []unix.SockFilter) Arg { return Arg{kind: argFilter, code: code} }
 
-// Add appends a step that makes one system call and returns its index, for error checks in tests.
+// Add appends a step that makes one system call and returns it, to be completed. The pointer is good until the next Add.
 func (p *Plan) Add(name string, call uintptr, args ...Arg) *Step {
 	p.Steps = append(p.Steps, Step{Name: name, Call: call, Args: args})
 	return &p.Steps[len(p.Steps)-1]

@@ -1,7 +1,13 @@
 package spawn
 
 import (
+	"errors"
+	"fmt"
+	"io"
 	"os"
+	"runtime"
+	"sync"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -9,30 +15,310 @@ import (
 // Process is a child that a plan made.
 type Process struct {
 	Pid int
-	// Pidfd refers to the process for poll(2), waitid(2) and pidfd_send_signal(2). The caller closes it.
+	// Pidfd refers to the process for poll(2), waitid(2) and pidfd_send_signal(2). Close closes it.
 	Pidfd *os.File
+
+	status *os.File // read end: the child's reports; nil once the child has executed
+	names  []string // of the steps, for errors after Ready
 }
 
 // StepError says which step of a plan failed and why. Errors.Is sees the errno.
 type StepError struct {
-	Index int // of the step in Plan.Steps; -1: the clone itself
+	Index int // of the step in Plan.Steps; -1: the clone itself, or joining the pid namespace before it
 	Name  string
-	Errno unix.Errno
-	Err   error // in place of Errno, for a Sync step
+	Err   error // a unix.Errno, or what the function of a Sync step returned
 }
 
-func (e *StepError) Error() string { panic("contract") }
-func (e *StepError) Unwrap() error { panic("contract") }
+func (e *StepError) Error() string { return e.Name + ": " + e.Err.Error() }
+func (e *StepError) Unwrap() error { return e.Err }
+
+// errVanished is the end of a child that neither executed nor reported: it was killed.
+var errVanished = errors.New("the new process was killed before it executed its program")
 
 // Start runs the plan: see the package documentation. The child is a child of the calling process and must be
-// waited for (Wait) if Start succeeds.
-func Start(p *Plan) (*Process, error) { panic("contract") }
+// waited for (Wait) and closed (Close) if Start succeeds.
+func Start(p *Plan) (*Process, error) {
+	pipes, err := openPipes(p)
+	if err != nil {
+		return nil, fmt.Errorf("start a process: %w", err)
+	}
+	prog, err := compile(p, pipes.childStatus, pipes.childAcks)
+	if err != nil {
+		pipes.close()
+		return nil, err
+	}
+	pid, pidfd, err := clone(p, prog)
+	pipes.closeChildEnds()
+	if err != nil {
+		pipes.close()
+		return nil, err
+	}
+	child := &Process{
+		Pid:    pid,
+		Pidfd:  os.NewFile(uintptr(pidfd), "pidfd"),
+		status: os.NewFile(uintptr(pipes.status), "status"),
+	}
+	pipes.status = -1
+	err = child.follow(p, pipes.acks)
+	pipes.close()
+	if err != nil {
+		child.end()
+		return nil, err
+	}
+	return child, nil
+}
 
-// Executed waits until a child that was Ready has executed its program (nil), failed at a later step (*StepError), or died.
-func (p *Process) Executed() error { panic("contract") }
+// clone makes the child. With JoinPID the thread joins the pid namespace for the moment of the clone.
+func clone(p *Plan, prog *program) (pid, pidfd int, err error) {
+	prog.clone = cloneArgs{
+		flags:      p.Namespaces | unix.CLONE_PIDFD,
+		pidfd:      uint64(uintptr(unsafe.Pointer(&prog.pidfd))),
+		exitSignal: uint64(unix.SIGCHLD),
+	}
+	if p.Cgroup != nil {
+		prog.clone.flags |= unix.CLONE_INTO_CGROUP
+		prog.clone.cgroup = uint64(p.Cgroup.Num)
+	}
+	run := func() {
+		n, errno := fork(prog)
+		if errno != 0 {
+			err = &StepError{Index: -1, Name: "clone3", Err: errno}
+			return
+		}
+		pid, pidfd = int(n), int(prog.pidfd)
+	}
+	if p.JoinPID == nil {
+		runtime.LockOSThread()
+		run()
+		runtime.UnlockOSThread()
+	} else if joinErr := inPIDNamespace(*p.JoinPID, run); joinErr != nil {
+		err = joinErr
+	}
+	runtime.KeepAlive(prog)
+	return pid, pidfd, err
+}
 
-// Wait waits for the child's end through its pidfd, reaps it and returns its wait status.
-func (p *Process) Wait() (unix.WaitStatus, error) { panic("contract") }
+var ownPIDNamespace = sync.OnceValues(func() (*os.File, error) { return os.Open("/proc/self/ns/pid") })
 
-// Close releases the pidfd and the status pipe.
-func (p *Process) Close() error { panic("contract") }
+// inPIDNamespace calls run on a thread whose children are born into the pid namespace. A thread that cannot come
+// back is not given back to the Go runtime: it ends with its goroutine.
+func inPIDNamespace(ns FD, run func()) error {
+	own, err := ownPIDNamespace()
+	if err != nil {
+		return fmt.Errorf("open this process's pid namespace: %w", err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if err := unix.Setns(ns.Num, unix.CLONE_NEWPID); err != nil {
+			runtime.UnlockOSThread()
+			done <- &StepError{Index: -1, Name: "join pid namespace of " + ns.Name, Err: err}
+			return
+		}
+		run()
+		if err := unix.Setns(int(own.Fd()), unix.CLONE_NEWPID); err == nil {
+			runtime.UnlockOSThread()
+		}
+		done <- nil
+	}()
+	return <-done
+}
+
+// follow answers the child's reports until it is Ready or has executed. On an error the child is dying or stuck.
+func (p *Process) follow(plan *Plan, acks int) error {
+	for {
+		r, err := readReport(p.status)
+		switch {
+		case err == io.EOF:
+			return p.executed()
+		case err != nil:
+			return fmt.Errorf("read the new process's report: %w", err)
+		}
+		step := &plan.Steps[r.index]
+		switch {
+		case r.errno != 0:
+			return &StepError{Index: int(r.index), Name: step.Name, Err: unix.Errno(r.errno)}
+		case step.Ready:
+			p.names = stepNames(plan)
+			return nil
+		}
+		if err := step.Sync(p); err != nil {
+			return &StepError{Index: int(r.index), Name: step.Name, Err: err}
+		}
+		if _, err := unix.Write(acks, []byte{1}); err != nil {
+			return &StepError{Index: int(r.index), Name: step.Name, Err: errVanished}
+		}
+	}
+}
+
+// executed is called at the end of the status pipe, which execve(2) or the child's death closes. An execve
+// leaves a process that still lives, or one that ended by itself: only a death by SIGKILL or our own status before
+// any exec would look the same, and a child that gives up reports first.
+func (p *Process) executed() error {
+	err := p.status.Close()
+	p.status = nil
+	if err != nil {
+		return fmt.Errorf("close the status pipe: %w", err)
+	}
+	return nil
+}
+
+// Executed waits until a child that was Ready has executed its program (nil) or failed at a later step (*StepError).
+// A child that was killed in between is taken for executed: its wait status tells.
+func (p *Process) Executed() error {
+	if p.status == nil {
+		return nil
+	}
+	r, err := readReport(p.status)
+	switch {
+	case err == io.EOF:
+		return p.executed()
+	case err != nil:
+		return fmt.Errorf("read the process's report: %w", err)
+	}
+	return &StepError{Index: int(r.index), Name: p.names[r.index], Err: unix.Errno(r.errno)}
+}
+
+// Wait waits for the child's end through its pidfd, reaps it and returns its wait status; see waitid(2).
+func (p *Process) Wait() (unix.WaitStatus, error) {
+	return Reap(p.Pidfd)
+}
+
+// Close releases the pidfd and the status pipe. The process goes on.
+func (p *Process) Close() error {
+	err := p.Pidfd.Close()
+	if p.status != nil {
+		err = errors.Join(err, p.status.Close())
+		p.status = nil
+	}
+	return err
+}
+
+// end kills and reaps a child that failed.
+func (p *Process) end() {
+	_ = unix.PidfdSendSignal(int(p.Pidfd.Fd()), unix.SIGKILL, nil, 0)
+	_, _ = p.Wait()
+	_ = p.Close()
+}
+
+// Reap waits for the end of a child, by its pidfd, and returns its wait status.
+func Reap(pidfd *os.File) (unix.WaitStatus, error) {
+	var info siginfo
+	for {
+		err := unix.Waitid(unix.P_PIDFD, int(pidfd.Fd()), (*unix.Siginfo)(unsafe.Pointer(&info)), unix.WEXITED, nil)
+		if err == nil {
+			return info.status(), nil
+		}
+		if err != unix.EINTR {
+			return 0, fmt.Errorf("wait for a process: %w", err)
+		}
+	}
+}
+
+// siginfo is siginfo_t as waitid(2) fills it in, padded to its 128 bytes; the fields start at an 8-byte boundary.
+type siginfo struct {
+	signo, errno, code, _ int32
+	pid                   int32
+	uid                   uint32
+	value                 int32
+	_                     [100]byte
+}
+
+func (s *siginfo) status() unix.WaitStatus {
+	const exited, dumped = 1, 3 // CLD_EXITED, CLD_DUMPED
+	switch s.code {
+	case exited:
+		return unix.WaitStatus(s.value&0xff) << 8
+	case dumped:
+		return unix.WaitStatus(s.value | 0x80)
+	default:
+		return unix.WaitStatus(s.value)
+	}
+}
+
+func stepNames(p *Plan) []string {
+	names := make([]string, len(p.Steps))
+	for i := range p.Steps {
+		names[i] = p.Steps[i].Name
+	}
+	return names
+}
+
+func readReport(f *os.File) (report, error) {
+	var r report
+	buf := (*[reportSize]byte)(unsafe.Pointer(&r))[:]
+	_, err := io.ReadFull(f, buf)
+	return r, err
+}
+
+// pipes are the two pipes between parent and child; -1 is closed or not needed.
+type pipes struct {
+	status, childStatus int // child → parent: reports
+	acks, childAcks     int // parent → child: one byte for every Sync step
+}
+
+// highFD is the lowest descriptor for the child's ends, so that a plan can dup to the low ones without hitting them.
+const highFD = 256
+
+func openPipes(p *Plan) (*pipes, error) {
+	s := &pipes{-1, -1, -1, -1}
+	var err error
+	if s.status, s.childStatus, err = pipe(); err != nil {
+		return nil, err
+	}
+	if s.childStatus, err = raise(s.childStatus); err != nil {
+		s.close()
+		return nil, err
+	}
+	for i := range p.Steps {
+		if p.Steps[i].Sync == nil {
+			continue
+		}
+		if s.childAcks, s.acks, err = pipe(); err != nil {
+			s.close()
+			return nil, err
+		}
+		if s.childAcks, err = raise(s.childAcks); err != nil {
+			s.close()
+			return nil, err
+		}
+		break
+	}
+	return s, nil
+}
+
+func pipe() (r, w int, err error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return -1, -1, fmt.Errorf("pipe: %w", err)
+	}
+	return fds[0], fds[1], nil
+}
+
+// raise moves a descriptor up to highFD or above; on an error it is closed and -1.
+func raise(fd int) (int, error) {
+	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, highFD)
+	_ = unix.Close(fd)
+	if err != nil {
+		return -1, fmt.Errorf("duplicate a descriptor above %d: %w", highFD, err)
+	}
+	return high, nil
+}
+
+func (s *pipes) closeChildEnds() {
+	closeFD(&s.childStatus)
+	closeFD(&s.childAcks)
+}
+
+func (s *pipes) close() {
+	s.closeChildEnds()
+	closeFD(&s.status)
+	closeFD(&s.acks)
+}
+
+func closeFD(fd *int) {
+	if *fd >= 0 {
+		_ = unix.Close(*fd)
+		*fd = -1
+	}
+}
