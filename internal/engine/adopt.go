@@ -1,0 +1,141 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	task "github.com/containerd/containerd/api/runtime/task/v3"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+
+	"gantry/internal/network"
+)
+
+// loadContainers reads the stored containers, and finds those whose process the supervisor still has. It returns the
+// endpoints in use. Directories without a record are what a killed engine left behind: they go.
+func (e *Engine) loadContainers(ctx context.Context) []network.Endpoint {
+	err := e.store.Each(bucketContainers, func(id string, value []byte) error {
+		c := &Container{ID: id, engine: e}
+		if err := json.Unmarshal(value, &c.record); err != nil {
+			return err
+		}
+		if c.record.Config.Config == nil || c.record.Config.HostConfig == nil {
+			return fmt.Errorf("the record has no configuration")
+		}
+		e.containers[id], e.names[c.record.Name] = c, id
+		return nil
+	}, func(id string, err error) { e.log.Error("a container's record is unreadable", "container", id, "error", err) })
+	if err != nil {
+		e.log.Error("read containers", "error", err)
+	}
+	var live []network.Endpoint
+	for _, c := range e.containers {
+		c.adopt(ctx)
+		if c.run != nil && c.run.Endpoint != nil {
+			live = append(live, *c.run.Endpoint)
+		}
+		if img, err := e.images.Get(ctx, c.record.Image.ID.String(), &c.record.Image.Platform); err != nil {
+			e.log.Error("the image of a container is gone", "container", c.ID, "image", c.record.Image.ID, "error", err)
+		} else if err := e.images.Hold(ctx, c.ID, img); err != nil {
+			e.log.Error("hold an image", "container", c.ID, "error", err)
+		}
+	}
+	e.sweep(ctx)
+	return live
+}
+
+// adopt finds the container's process again, if it has one. No other goroutine knows the container yet.
+func (c *Container) adopt(ctx context.Context) {
+	c.phase = phaseCreated
+	if !c.record.Last.Finished.IsZero() || c.record.Stopped {
+		c.phase = phaseExited
+	}
+	text, err := os.ReadFile(filepath.Join(c.runDir(), "run.json"))
+	if err != nil {
+		return
+	}
+	r := &run{ended: make(chan struct{})}
+	if err := json.Unmarshal(text, r); err != nil {
+		c.engine.log.Error("the facts of a run are unreadable", "container", c.ID, "error", err)
+		return
+	}
+	c.run, c.phase = r, phaseRunning
+	c.record.Last.Started = r.Started
+	state, err := c.taskState(ctx)
+	switch {
+	case errdefs.IsNotFound(err): // the supervisor is a new one: watch records the unknown end
+	case err != nil:
+		c.engine.log.Error("ask the supervisor for a container", "container", c.ID, "error", err)
+	case state == tasktypes.Status_PAUSED:
+		c.phase = phasePaused
+	}
+}
+
+func (c *Container) taskState(ctx context.Context) (tasktypes.Status, error) {
+	shim, err := c.engine.supervisor(ctx)
+	if err != nil {
+		return 0, err
+	}
+	response, err := shim.Task.State(ctx, &task.StateRequest{ID: c.ID})
+	if err != nil {
+		return 0, errgrpc.ToNative(err)
+	}
+	if response.Status == tasktypes.Status_CREATED { // the engine died between create and start
+		return response.Status, deleteTask(ctx, shim, c.ID)
+	}
+	return response.Status, nil
+}
+
+// resume goes on with what was under way: it watches running processes, and starts what the restart policy wants.
+func (e *Engine) resume(ctx context.Context) {
+	for _, c := range e.all() {
+		v := c.view()
+		policy := v.record.Config.HostConfig.RestartPolicy
+		switch {
+		case v.phase.alive():
+			r := c.run
+			e.background(func(ctx context.Context) { c.watch(ctx, r) })
+		case v.record.Config.HostConfig.AutoRemove:
+			if err := e.RemoveContainer(ctx, c.ID, RemoveOptions{Volumes: true}); err != nil {
+				e.log.Error("remove a container at its end", "container", c.ID, "error", err)
+			}
+		case v.phase == phaseExited && !v.record.Stopped && (policy.IsAlways() || policy.IsUnlessStopped()), v.phase == phaseExited && policy.IsAlways():
+			c.setPhase(phaseRestarting)
+			c.retries.after(time.Millisecond, func() { e.background(c.restartByPolicy) })
+		}
+	}
+}
+
+// sweep removes directories and tasks of containers that are not in the database.
+func (e *Engine) sweep(ctx context.Context) {
+	var errs []error
+	unknown := func(dir string) (ids []string) {
+		entries, err := os.ReadDir(dir)
+		errs = append(errs, err)
+		for _, entry := range entries {
+			if e.containers[entry.Name()] == nil {
+				ids = append(ids, entry.Name())
+			}
+		}
+		return ids
+	}
+	for _, id := range unknown(filepath.Join(e.o.Run, "bundles")) {
+		shim, err := e.supervisor(ctx)
+		if err == nil {
+			err = deleteTask(ctx, shim, id)
+		}
+		errs = append(errs, err, os.RemoveAll(filepath.Join(e.o.Run, "bundles", id)))
+	}
+	for _, id := range unknown(filepath.Join(e.o.Root, "containers")) {
+		errs = append(errs, e.trash.remove(filepath.Join(e.o.Root, "containers", id)))
+	}
+	if err := errors.Join(errs...); err != nil {
+		e.log.Error("sweep what a killed engine left", "error", err)
+	}
+}

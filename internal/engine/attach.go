@@ -1,0 +1,247 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+
+	task "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/moby/moby/api/types/events"
+
+	"gantry/internal/logs"
+	"gantry/internal/shim/client"
+)
+
+// attachment is a stream to a container that may not have started yet: reads and writes wait for the start.
+type attachment struct {
+	request client.AttachRequest
+	ready   chan struct{} // closed when conn or err is set
+	once    sync.Once
+	conn    *net.UnixConn
+	err     error // io.EOF: nothing will come
+}
+
+func newAttachment(r client.AttachRequest) *attachment {
+	return &attachment{request: r, ready: make(chan struct{})}
+}
+
+// open connects the stream. A stream that its user has closed in the meantime stays closed.
+func (a *attachment) open(ctx context.Context, shim *client.Shim) error {
+	conn, err := shim.Attach(ctx, a.request)
+	if err != nil {
+		return fmt.Errorf("attach to container %s: %w", a.request.ID, err)
+	}
+	taken := false
+	a.once.Do(func() {
+		a.conn, taken = conn, true
+		close(a.ready)
+	})
+	if !taken {
+		return conn.Close()
+	}
+	return nil
+}
+
+// fail ends the stream; nil is an end without anything read.
+func (a *attachment) fail(err error) {
+	if err == nil {
+		err = io.EOF
+	}
+	a.once.Do(func() {
+		a.err = err
+		close(a.ready)
+	})
+}
+
+func (a *attachment) Read(p []byte) (int, error) {
+	<-a.ready
+	if a.err != nil {
+		return 0, a.err
+	}
+	return a.conn.Read(p)
+}
+
+func (a *attachment) Write(p []byte) (int, error) {
+	<-a.ready
+	if a.err != nil {
+		return 0, io.ErrClosedPipe
+	}
+	return a.conn.Write(p)
+}
+
+// CloseWrite ends the process's standard input.
+func (a *attachment) CloseWrite() error {
+	<-a.ready
+	if a.err != nil {
+		return nil
+	}
+	return a.conn.CloseWrite()
+}
+
+func (a *attachment) Close() error {
+	a.fail(net.ErrClosed)
+	if a.conn != nil {
+		return a.conn.Close()
+	}
+	return nil
+}
+
+// AttachContainer connects to a container's streams, running or about to be started. tty: the stream has no frames.
+func (e *Engine) AttachContainer(ctx context.Context, id string, o AttachOptions) (Stream, bool, error) {
+	c, err := e.lookup(id)
+	if err != nil {
+		return nil, false, err
+	}
+	c.op.Lock() // a start under way is either seen or not begun
+	defer c.op.Unlock()
+	v := c.view()
+	switch {
+	case v.phase == phasePaused:
+		return nil, false, fmt.Errorf("container %s is paused, unpause the container before attach%w", c.ID, noText{errdefs.ErrConflict})
+	case v.phase == phaseRemoving:
+		return nil, false, fmt.Errorf("container %s is being removed%w", c.ID, noText{errdefs.ErrConflict})
+	}
+	past, err := e.pastOutput(ctx, c, v, o)
+	if err != nil {
+		return nil, false, err
+	}
+	tty := v.record.Config.Tty
+	if !o.Stream {
+		return &replay{Reader: past}, tty, nil
+	}
+	a := newAttachment(client.AttachRequest{ID: c.ID, Stdin: o.Stdin && v.record.Config.OpenStdin, Stdout: o.Stdout, Stderr: o.Stderr})
+	if v.phase.alive() {
+		shim, err := e.supervisor(ctx)
+		if err != nil {
+			return nil, false, err
+		}
+		if err := a.open(ctx, shim); err != nil {
+			return nil, false, err
+		}
+	} else {
+		c.mu.Lock()
+		c.pending = append(c.pending, a)
+		c.mu.Unlock()
+	}
+	e.containerEvent(c, events.ActionAttach)
+	return &replay{Reader: io.MultiReader(past, a), live: a}, tty, nil
+}
+
+// attachPending connects those who attached before the start, so that they miss nothing.
+func (c *Container) attachPending(ctx context.Context, shim *client.Shim) error {
+	c.mu.Lock()
+	pending := c.pending
+	c.pending = nil
+	c.mu.Unlock()
+	var errs []error
+	for _, a := range pending {
+		if err := a.open(ctx, shim); err != nil {
+			a.fail(err)
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// pastOutput is what has been logged, in the form of the live stream.
+func (e *Engine) pastOutput(ctx context.Context, c *Container, v view, o AttachOptions) (io.Reader, error) {
+	var past bytes.Buffer
+	if !o.Logs {
+		return &past, nil
+	}
+	err := logs.Read(ctx, c.logPath(), logs.Query{Tail: -1}, func(entry logs.Entry) error {
+		switch {
+		case entry.Stream == logs.Stdout && !o.Stdout, entry.Stream == logs.Stderr && !o.Stderr:
+			return nil
+		case v.record.Config.Tty:
+			_, err := past.Write(entry.Line)
+			return err
+		}
+		return logs.Frame(&past, entry.Stream, entry.Line)
+	})
+	return &past, err
+}
+
+// replay is what has been logged, followed by the live stream, if any.
+type replay struct {
+	io.Reader
+	live *attachment
+}
+
+func (r *replay) Write(p []byte) (int, error) {
+	if r.live == nil {
+		return 0, io.ErrClosedPipe
+	}
+	return r.live.Write(p)
+}
+
+func (r *replay) CloseWrite() error {
+	if r.live == nil {
+		return nil
+	}
+	return r.live.CloseWrite()
+}
+
+func (r *replay) Close() error {
+	if r.live == nil {
+		return nil
+	}
+	return r.live.Close()
+}
+
+// ResizeContainer sets the size of a container's terminal, in cells.
+func (e *Engine) ResizeContainer(ctx context.Context, id string, height, width uint) error {
+	c, _, err := e.alive(id)
+	if err != nil {
+		return err
+	}
+	return e.resize(ctx, c.ID, "", height, width)
+}
+
+func (e *Engine) resize(ctx context.Context, id, exec string, height, width uint) error {
+	shim, err := e.supervisor(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = shim.Task.ResizePty(ctx, &task.ResizePtyRequest{ID: id, ExecID: exec, Height: uint32(height), Width: uint32(width)})
+	if err = errgrpc.ToNative(err); err != nil {
+		return fmt.Errorf("resize the terminal of container %s: %w", id, err)
+	}
+	return nil
+}
+
+// LogsContainer calls each for the selected lines in order, and with Follow for those to come until the container ends.
+func (e *Engine) LogsContainer(ctx context.Context, id string, q LogQuery, each func(logs.Entry) error) error {
+	c, err := e.lookup(id)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	driver := c.record.Config.HostConfig.LogConfig.Type
+	var done <-chan struct{}
+	if c.run != nil {
+		done = c.run.ended
+	}
+	c.mu.Unlock()
+	if driver == "none" {
+		return fmt.Errorf("configured logging driver does not support reading%w", noText{errdefs.ErrNotImplemented})
+	}
+	if done == nil {
+		over := make(chan struct{})
+		close(over)
+		done = over
+	}
+	q.Done = done
+	return logs.Read(ctx, c.logPath(), q.Query, func(entry logs.Entry) error {
+		if (entry.Stream == logs.Stdout && !q.Stdout) || (entry.Stream == logs.Stderr && !q.Stderr) {
+			return nil
+		}
+		return each(entry)
+	})
+}

@@ -1,0 +1,224 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/mount"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"gantry/internal/image"
+)
+
+// CreateContainer checks everything that can be known before a start, and stores the container durably. A bad request
+// leaves nothing behind.
+func (e *Engine) CreateContainer(ctx context.Context, r CreateRequest) (container.CreateResponse, error) {
+	normalize(&r.Config)
+	img, err := e.imageFor(ctx, r)
+	if err != nil {
+		return container.CreateResponse{}, err
+	}
+	points, warnings, err := e.check(&r.Config, img)
+	if err != nil {
+		return container.CreateResponse{}, err
+	}
+	c := &Container{ID: randomID(), engine: e}
+	c.record = record{
+		ID: c.ID, Created: time.Now().UTC(), Config: r.Config,
+		Image: imageRef{ID: img.ID, Manifest: img.Manifest, Platform: img.Platform},
+	}
+	if c.record.Name, err = e.reserveName(r.Name, c.ID); err != nil {
+		return container.CreateResponse{}, err
+	}
+	if err := e.establish(ctx, c, img, points); err != nil {
+		e.freeName(c.record.Name)
+		return container.CreateResponse{}, fmt.Errorf("create container %s: %w", c.record.Name, err)
+	}
+	e.mu.Lock()
+	e.containers[c.ID] = c
+	e.mu.Unlock()
+	e.containerEvent(c, events.ActionCreate)
+	return container.CreateResponse{ID: c.ID, Warnings: warnings}, nil
+}
+
+// normalize fills what a request may leave out, so that nobody has to ask for nil later.
+func normalize(c *Config) {
+	if c.Config == nil {
+		c.Config = &container.Config{}
+	}
+	if c.HostConfig == nil {
+		c.HostConfig = &container.HostConfig{}
+	}
+	host := c.HostConfig
+	if host.NetworkMode == "" || host.NetworkMode == "bridge" {
+		host.NetworkMode = "default"
+	}
+	if host.RestartPolicy.Name == "" {
+		host.RestartPolicy.Name = container.RestartPolicyDisabled
+	}
+	if host.LogConfig.Type == "" {
+		host.LogConfig.Type = "json-file"
+	}
+	if host.ShmSize == 0 {
+		host.ShmSize = 64 << 20
+	}
+	if host.IpcMode == "" {
+		host.IpcMode = container.IPCModePrivate
+	}
+	if host.CgroupnsMode == "" {
+		host.CgroupnsMode = container.CgroupnsModePrivate
+	}
+}
+
+func (e *Engine) imageFor(ctx context.Context, r CreateRequest) (*image.Image, error) {
+	if r.Config.Image == "" {
+		return nil, fmt.Errorf("no image specified: %w", errdefs.ErrInvalidArgument)
+	}
+	img, err := e.images.Get(ctx, r.Config.Image, r.Platform)
+	if errdefs.IsNotFound(err) {
+		return nil, fmt.Errorf("No such image: %s%w", r.Config.Image, noText{err})
+	}
+	return img, err
+}
+
+// check validates a request by compiling it as a start would, and returns the mounts that it asks for.
+func (e *Engine) check(c *Config, img *image.Image) ([]mountPoint, []string, error) {
+	host := c.HostConfig
+	if err := container.ValidateRestartPolicy(host.RestartPolicy); err != nil {
+		return nil, nil, fmt.Errorf("%w%w", err, noText{errdefs.ErrInvalidArgument})
+	}
+	if host.AutoRemove && !host.RestartPolicy.IsNone() {
+		return nil, nil, fmt.Errorf("can't create 'AutoRemove' container with restart policy%w", noText{errdefs.ErrInvalidArgument})
+	}
+	if err := e.checkModes(host); err != nil {
+		return nil, nil, err
+	}
+	if _, err := logOptions(host.LogConfig, ""); err != nil {
+		return nil, nil, err
+	}
+	if _, err := stopSignal(c.StopSignal, img); err != nil {
+		return nil, nil, err
+	}
+	if _, err := ports(c, img); err != nil {
+		return nil, nil, err
+	}
+	volumes := maps.Clone(c.Volumes)
+	if volumes == nil {
+		volumes = map[string]struct{}{}
+	}
+	maps.Copy(volumes, img.Config.Config.Volumes)
+	points, err := mountPoints(host, volumes)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, m := range points {
+		if err := checkSource(m); err != nil {
+			return nil, nil, err
+		}
+	}
+	_, err = buildSpec(c.Config, host, start{ID: "check", Hostname: "check", Image: &img.Config, User: specs.User{}, Home: "/", Cgroup: "/check"})
+	return points, nil, err
+}
+
+// checkModes refuses what this engine cannot do, instead of passing over it.
+func (e *Engine) checkModes(host *container.HostConfig) error {
+	refuse := func(format string, a ...any) error {
+		return fmt.Errorf(format+"%w", append(a, noText{errdefs.ErrInvalidArgument})...)
+	}
+	mode := host.NetworkMode
+	switch {
+	case mode.IsDefault(), mode.IsHost(), mode.IsNone():
+	case mode.IsContainer():
+		if _, err := e.lookup(mode.ConnectedContainer()); err != nil {
+			return err
+		}
+		if len(host.PortBindings) > 0 || host.PublishAllPorts {
+			return refuse("conflicting options: port publishing and the container type network mode")
+		}
+	default:
+		return fmt.Errorf("network %s not found%w", mode, noText{errdefs.ErrNotFound})
+	}
+	for name, other := range map[string]string{"pid": host.PidMode.Container(), "ipc": host.IpcMode.Container()} {
+		if other != "" {
+			if _, err := e.lookup(other); err != nil {
+				return fmt.Errorf("join the %s namespace: %w", name, err)
+			}
+		}
+	}
+	switch {
+	case !host.PidMode.Valid():
+		return refuse("invalid PID mode: %q", host.PidMode)
+	case !host.IpcMode.Valid():
+		return refuse("invalid IPC mode: %q", host.IpcMode)
+	case !host.UTSMode.Valid():
+		return refuse("invalid UTS mode: %q", host.UTSMode)
+	case !host.UsernsMode.Valid():
+		return refuse("invalid user namespace mode: %q", host.UsernsMode)
+	case !host.CgroupnsMode.Valid():
+		return refuse("invalid cgroup namespace mode: %q", host.CgroupnsMode)
+	case len(host.Links) > 0:
+		return refuse("links are not supported: use names on a network")
+	case len(host.VolumesFrom) > 0:
+		return refuse("--volumes-from is not supported yet: name the volumes with -v")
+	case len(host.DeviceRequests) > 0:
+		return refuse("device requests (--gpus) need a device driver, and there is none")
+	case host.VolumeDriver != "" && host.VolumeDriver != "local":
+		return refuse("volume driver %q is not supported, only local", host.VolumeDriver)
+	case host.Runtime != "" && host.Runtime != "gantry" && host.Runtime != "runc":
+		return refuse("unknown or invalid runtime name: %s", host.Runtime)
+	case !host.Isolation.IsDefault():
+		return refuse("invalid isolation (%s): only the default is supported", host.Isolation)
+	case len(host.StorageOpt) > 0:
+		return refuse("--storage-opt is not supported by the overlay storage")
+	case host.Init != nil && *host.Init:
+		return refuse("--init is not supported yet")
+	}
+	return nil
+}
+
+// checkSource looks for a bind's source, which --mount wants to exist and -v makes at the start.
+func checkSource(m mountPoint) error {
+	if m.Kind != mount.TypeBind || m.Create {
+		return nil
+	}
+	if _, err := os.Stat(m.Source); err != nil {
+		if os.IsNotExist(err) {
+			return fmt.Errorf("invalid mount config for type \"bind\": bind source path does not exist: %s%w", m.Source, noText{errdefs.ErrInvalidArgument})
+		}
+		return fmt.Errorf("bind source: %w", err)
+	}
+	return nil
+}
+
+// establish makes the container's directories and volumes and stores it; on an error nothing of it is left.
+func (e *Engine) establish(ctx context.Context, c *Container, img *image.Image, points []mountPoint) (err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, e.trash.remove(c.dir()), e.images.Release(context.WithoutCancel(ctx), c.ID))
+			e.dropAnonymous(context.WithoutCancel(ctx), c)
+		}
+	}()
+	if err := e.images.Hold(ctx, c.ID, img); err != nil {
+		return err
+	}
+	for _, dir := range []string{"", "upper"} {
+		if err := os.Mkdir(filepath.Join(c.dir(), dir), 0o711); err != nil {
+			return err
+		}
+	}
+	if err := os.Chmod(filepath.Join(c.dir(), "upper"), 0o755); err != nil {
+		return err
+	}
+	if err := e.useVolumes(ctx, c, img, points); err != nil {
+		return err
+	}
+	return c.save(ctx)
+}

@@ -1,0 +1,336 @@
+package engine
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+
+	task "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"gantry/internal/logs"
+	"gantry/internal/shim/client"
+)
+
+// execution is one docker exec. It is not stored: it ends with its container, or is forgotten with the engine.
+type execution struct {
+	ID        string
+	container *Container
+	request   container.ExecCreateRequest
+
+	mu      sync.Mutex // guards what follows
+	started bool
+	running bool
+	code    *int
+	pid     int
+	done    chan struct{} // closed when it has ended
+}
+
+// specAny is the type that shims know a runtime specification's process by.
+const specAny = "types.containerd.io/opencontainers/runtime-spec/1/Process"
+
+// CreateExec prepares another process for a running container.
+func (e *Engine) CreateExec(_ context.Context, id string, r container.ExecCreateRequest) (string, error) {
+	c, err := e.canExec(id)
+	if err != nil {
+		return "", err
+	}
+	if len(r.Cmd) == 0 || r.Cmd[0] == "" {
+		return "", fmt.Errorf("no exec command specified%w", noText{errdefs.ErrInvalidArgument})
+	}
+	x := &execution{ID: randomID(), container: c, request: r, done: make(chan struct{})}
+	e.mu.Lock()
+	e.execs[x.ID] = x
+	e.mu.Unlock()
+	c.mu.Lock()
+	c.execs = append(c.execs, x.ID)
+	c.mu.Unlock()
+	e.containerEvent(c, events.Action(fmt.Sprintf("%s: %s", events.ActionExecCreate, commandLine(r.Cmd))), "execID", x.ID)
+	return x.ID, nil
+}
+
+// canExec finds a container that another process can be put into.
+func (e *Engine) canExec(id string) (*Container, error) {
+	c, err := e.lookup(id)
+	if err != nil {
+		return nil, err
+	}
+	switch c.view().phase {
+	case phaseRunning:
+		return c, nil
+	case phasePaused:
+		return nil, fmt.Errorf("container %s is paused, unpause the container before exec%w", c.ID, noText{errdefs.ErrConflict})
+	}
+	return nil, fmt.Errorf("container %s is not running%w", c.ID, noText{errdefs.ErrConflict})
+}
+
+func (e *Engine) execution(id string) (*execution, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	x := e.execs[id]
+	if x == nil {
+		return nil, fmt.Errorf("No such exec instance: %s%w", id, noText{errdefs.ErrNotFound})
+	}
+	return x, nil
+}
+
+// StartExec runs a prepared process. The stream is nil if detached. A program that cannot be executed is told on the
+// stream and by exit code 126 or 127, as docker does; detached it is an error.
+func (e *Engine) StartExec(ctx context.Context, id string, o ExecStart) (Stream, bool, error) {
+	x, err := e.execution(id)
+	if err != nil {
+		return nil, false, err
+	}
+	x.mu.Lock()
+	again := x.started
+	x.started = true
+	x.mu.Unlock()
+	if again {
+		return nil, false, fmt.Errorf("exec %s has already run%w", id, noText{errdefs.ErrConflict})
+	}
+	if _, err := e.canExec(x.container.ID); err != nil {
+		return nil, false, err
+	}
+	conn, err := x.run(ctx, o)
+	if err != nil {
+		code := startExitCode(err)
+		x.finish(code)
+		err = fmt.Errorf("OCI runtime exec failed: %w", err)
+		if o.Detach || code == 128 {
+			return nil, false, fmt.Errorf("%w%w", err, noText{errdefs.ErrInvalidArgument})
+		}
+		return message(err, x.request.Tty), x.request.Tty, nil
+	}
+	e.containerEvent(x.container, events.Action(fmt.Sprintf("%s: %s", events.ActionExecStart, commandLine(x.request.Cmd))), "execID", x.ID)
+	e.background(x.watch)
+	if conn == nil {
+		return nil, x.request.Tty, nil
+	}
+	return &execStream{UnixConn: conn, done: x.done}, x.request.Tty, nil
+}
+
+// run makes the process and, unless detached, a stream to it that misses nothing.
+func (x *execution) run(ctx context.Context, o ExecStart) (*net.UnixConn, error) {
+	c := x.container
+	shim, err := c.engine.supervisor(ctx)
+	if err != nil {
+		return nil, err
+	}
+	process, err := x.process(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	value, err := json.Marshal(process)
+	if err != nil {
+		return nil, err
+	}
+	request := &task.ExecProcessRequest{
+		ID: c.ID, ExecID: x.ID, Terminal: x.request.Tty, Stdout: "attach:", Stderr: "attach:", Spec: &anypb.Any{TypeUrl: specAny, Value: value},
+	}
+	if x.request.AttachStdin {
+		request.Stdin = "attach:?once"
+	}
+	if x.request.Tty {
+		request.Stderr = ""
+	}
+	if _, err := shim.Task.Exec(ctx, request); err != nil {
+		return nil, errgrpc.ToNative(err)
+	}
+	var conn *net.UnixConn
+	if !o.Detach {
+		attach := client.AttachRequest{ID: c.ID, ExecID: x.ID, Stdin: x.request.AttachStdin, Stdout: x.request.AttachStdout, Stderr: x.request.AttachStderr}
+		if conn, err = shim.Attach(ctx, attach); err != nil {
+			x.drop(ctx, shim)
+			return nil, err
+		}
+	}
+	response, err := shim.Task.Start(ctx, &task.StartRequest{ID: c.ID, ExecID: x.ID})
+	if err != nil {
+		if conn != nil {
+			_ = conn.Close()
+		}
+		x.drop(ctx, shim)
+		return nil, errgrpc.ToNative(err)
+	}
+	x.mu.Lock()
+	x.running, x.pid = true, int(response.Pid)
+	x.mu.Unlock()
+	return conn, nil
+}
+
+func (x *execution) drop(ctx context.Context, shim *client.Shim) {
+	_, err := shim.Task.Delete(context.WithoutCancel(ctx), &task.DeleteRequest{ID: x.container.ID, ExecID: x.ID})
+	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
+		x.container.engine.log.Warn("forget an exec", "exec", x.ID, "error", err)
+	}
+}
+
+// process is the container's process with what the request changes.
+func (x *execution) process(ctx context.Context, o ExecStart) (*specs.Process, error) {
+	c, r := x.container, x.request
+	text, err := os.ReadFile(filepath.Join(c.runDir(), "config.json"))
+	if err != nil {
+		return nil, err
+	}
+	var spec specs.Spec
+	if err := json.Unmarshal(text, &spec); err != nil {
+		return nil, fmt.Errorf("read the bundle of container %s: %w", c.ID, err)
+	}
+	p := spec.Process
+	p.Args, p.Terminal, p.ConsoleSize = r.Cmd, r.Tty, nil
+	if r.WorkingDir != "" {
+		p.Cwd = filepath.Join("/", r.WorkingDir)
+	}
+	if size := o.Size; size != nil && r.Tty {
+		p.ConsoleSize = &specs.Box{Height: size[0], Width: size[1]}
+	} else if size := r.ConsoleSize; size != nil && r.Tty {
+		p.ConsoleSize = &specs.Box{Height: size[0], Width: size[1]}
+	}
+	host := c.view().record.Config.HostConfig
+	caps, err := capabilities(host.CapAdd, host.CapDrop, host.Privileged || r.Privileged)
+	if err != nil {
+		return nil, err
+	}
+	if r.User != "" {
+		id, err := c.identity(ctx, r.User, host.GroupAdd)
+		if err != nil {
+			return nil, err
+		}
+		p.User = id.spec()
+		p.Env = mergeEnv(p.Env, []string{"HOME=" + id.Home}, false)
+	}
+	p.Env = mergeEnv(p.Env, r.Env, r.Tty)
+	p.Capabilities = processCapabilities(caps, p.User.UID)
+	return p, nil
+}
+
+// identity resolves a user with the files that the running container has.
+func (c *Container) identity(ctx context.Context, user string, groups []string) (identity, error) {
+	e, rec := c.engine, c.view().record
+	img, err := e.images.Get(ctx, rec.Image.ID.String(), &rec.Image.Platform)
+	if err != nil {
+		return identity{}, err
+	}
+	layers, err := e.images.Rootfs(ctx, img)
+	if err != nil {
+		return identity{}, err
+	}
+	return e.users.resolve(identityQuery{image: img.Manifest.Digest, layers: layers, upper: filepath.Join(c.dir(), "upper"), user: user, groups: groups})
+}
+
+// mergeEnv puts more variables over env.
+func mergeEnv(env, more []string, tty bool) []string {
+	c := &container.Config{Env: append(append([]string{}, env...), more...), Tty: tty}
+	return environment(c, start{})
+}
+
+// watch waits for the end of the process and forgets it in the supervisor.
+func (x *execution) watch(ctx context.Context) {
+	c := x.container
+	code := unknownStatus
+	shim, err := c.engine.supervisor(ctx)
+	if err == nil {
+		var response *task.WaitResponse
+		if response, err = shim.Task.Wait(ctx, &task.WaitRequest{ID: c.ID, ExecID: x.ID}); err == nil {
+			code = int(response.ExitStatus)
+			x.drop(ctx, shim)
+		}
+	}
+	if ctx.Err() != nil {
+		code = unknownStatus
+	}
+	x.finish(code)
+	c.engine.containerEvent(c, events.ActionExecDie, "execID", x.ID, "exitCode", fmt.Sprint(code))
+}
+
+func (x *execution) finish(code int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.code != nil {
+		return
+	}
+	x.running, x.code = false, &code
+	close(x.done)
+}
+
+// forgetExecs forgets the executions of an earlier run. (Until then, clients may ask for their exit codes.)
+func (c *Container) forgetExecs() {
+	c.mu.Lock()
+	ids := c.execs
+	c.execs = nil
+	c.mu.Unlock()
+	c.engine.mu.Lock()
+	defer c.engine.mu.Unlock()
+	for _, id := range ids {
+		delete(c.engine.execs, id)
+	}
+}
+
+// InspectExec describes an execution.
+func (e *Engine) InspectExec(_ context.Context, id string) (*container.ExecInspectResponse, error) {
+	x, err := e.execution(id)
+	if err != nil {
+		return nil, err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	r := &x.request
+	return &container.ExecInspectResponse{
+		ID: x.ID, Running: x.running, ExitCode: x.code, ContainerID: x.container.ID, Pid: x.pid, CanRemove: x.code != nil,
+		OpenStdin: r.AttachStdin, OpenStdout: r.AttachStdout, OpenStderr: r.AttachStderr, DetachKeys: []byte(r.DetachKeys),
+		ProcessConfig: &container.ExecProcessConfig{
+			Tty: r.Tty, Entrypoint: r.Cmd[0], Arguments: append([]string{}, r.Cmd[1:]...), Privileged: &r.Privileged, User: r.User,
+		},
+	}, nil
+}
+
+// ResizeExec sets the size of an execution's terminal, in cells.
+func (e *Engine) ResizeExec(ctx context.Context, id string, height, width uint) error {
+	x, err := e.execution(id)
+	if err != nil {
+		return err
+	}
+	return e.resize(ctx, x.container.ID, x.ID, height, width)
+}
+
+// execStream ends only when the exit code is known, since clients ask for it next.
+type execStream struct {
+	*net.UnixConn
+	done <-chan struct{}
+}
+
+func (s *execStream) Read(p []byte) (int, error) {
+	n, err := s.UnixConn.Read(p)
+	if err == io.EOF {
+		<-s.done
+	}
+	return n, err
+}
+
+// messageStream delivers one message to a client that waits for output.
+type messageStream struct{ io.Reader }
+
+func message(err error, tty bool) Stream {
+	text := []byte(err.Error() + "\r\n")
+	if tty {
+		return messageStream{bytes.NewReader(text)}
+	}
+	var framed bytes.Buffer
+	_ = logs.Frame(&framed, logs.Stderr, text) // a buffer takes everything
+	return messageStream{&framed}
+}
+
+func (messageStream) Write(p []byte) (int, error) { return len(p), nil }
+func (messageStream) CloseWrite() error           { return nil }
+func (messageStream) Close() error                { return nil }

@@ -1,0 +1,158 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	task "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+)
+
+// unknownStatus is the exit code of a process whose end nobody saw.
+const unknownStatus = 255
+
+// watch waits for the end of a run and cleans up after it. It ends early, leaving everything, when the engine closes.
+func (c *Container) watch(ctx context.Context, r *run) {
+	last, err := c.awaitExit(ctx)
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		c.engine.log.Error("the end of a container was not seen", "container", c.ID, "error", err)
+	}
+	c.op.Lock()
+	defer c.op.Unlock()
+	c.ended(ctx, r, last)
+}
+
+// awaitExit asks the supervisor for the end of the container's process, through reconnections.
+func (c *Container) awaitExit(ctx context.Context) (lastRun, error) {
+	lost := lastRun{Finished: time.Now().UTC(), ExitCode: unknownStatus, Error: "the supervisor was lost: exit status unknown"}
+	for attempt := 0; ; attempt++ {
+		shim, err := c.engine.supervisor(ctx)
+		if err != nil {
+			return lost, err
+		}
+		response, err := shim.Task.Wait(ctx, &task.WaitRequest{ID: c.ID})
+		err = errgrpc.ToNative(err)
+		switch {
+		case err == nil:
+			last := lastRun{ExitCode: int(response.ExitStatus), Finished: time.Now().UTC()}
+			if response.ExitedAt.IsValid() && response.ExitedAt.AsTime().Unix() > 0 {
+				last.Finished = response.ExitedAt.AsTime()
+			}
+			if exit, err := shim.Exit(ctx, c.ID, ""); err == nil {
+				last.OOMKilled = exit.OOMKilled
+			}
+			return last, nil
+		case ctx.Err() != nil:
+			return lost, ctx.Err()
+		case errdefs.IsNotFound(err), attempt == 100:
+			return lost, err
+		}
+		select { // the connection broke
+		case <-shim.Closed():
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// ended records an exit, tells who waits, cleans up and does what the restart policy says. op is held.
+func (c *Container) ended(ctx context.Context, r *run, last lastRun) {
+	e := c.engine
+	c.mu.Lock()
+	if c.run != r { // another one took over
+		c.mu.Unlock()
+		return
+	}
+	last.Started, last.Restarts = r.Started, c.record.Last.Restarts
+	c.record.Last, c.run, c.phase = last, nil, phaseExited
+	restart, delay := c.retries.next(c.record, time.Since(r.Started))
+	if restart {
+		c.phase = phaseRestarting
+	}
+	auto := c.record.Config.HostConfig.AutoRemove
+	c.mu.Unlock()
+
+	if last.OOMKilled {
+		e.containerEvent(c, events.ActionOOM)
+	}
+	e.containerEvent(c, events.ActionDie, "exitCode", strconv.Itoa(last.ExitCode), "execDuration", strconv.Itoa(int(last.Finished.Sub(r.Started).Seconds())))
+	close(r.ended)
+	if !restart {
+		c.notify(WaitResult{Status: last.ExitCode}, container.WaitConditionNextExit, container.WaitConditionNotRunning)
+	}
+	if auto {
+		if err := c.remove(ctx, r, true); err != nil {
+			e.log.Error("remove a container at its end", "container", c.ID, "error", err)
+		}
+		return
+	}
+	// The task is deleted only when the exit is on disk: an engine that dies here asks for it again.
+	err := c.save(ctx)
+	if err == nil {
+		err = c.cleanRun(ctx, r)
+	}
+	if err != nil {
+		e.log.Error("clean up after a container", "container", c.ID, "error", err)
+	}
+	if restart {
+		c.retries.after(delay, func() { e.background(c.restartByPolicy) })
+	}
+}
+
+// cleanRun deletes the task and what stands in the run directory, and gives the address back.
+func (c *Container) cleanRun(ctx context.Context, r *run) error {
+	shim, err := c.engine.supervisor(ctx)
+	if err == nil {
+		err = deleteTask(ctx, shim, c.ID)
+	}
+	return errors.Join(err, c.disconnect(ctx, r.Endpoint), os.RemoveAll(c.runDir()))
+}
+
+// waiter waits for a condition of a container.
+type waiter struct {
+	condition container.WaitCondition
+	result    chan WaitResult
+}
+
+// notify tells those who wait for one of the conditions. The channels have room for the one result.
+func (c *Container) notify(result WaitResult, conditions ...container.WaitCondition) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.waiters = slices.DeleteFunc(c.waiters, func(w waiter) bool {
+		if !slices.Contains(conditions, w.condition) {
+			return false
+		}
+		w.result <- result
+		return true
+	})
+}
+
+// WaitContainer returns a channel that gets one result when the condition holds.
+func (e *Engine) WaitContainer(_ context.Context, id string, condition container.WaitCondition) (<-chan WaitResult, error) {
+	c, err := e.lookup(id)
+	if err != nil {
+		return nil, err
+	}
+	if condition == "" {
+		condition = container.WaitConditionNotRunning
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w := waiter{condition: condition, result: make(chan WaitResult, 1)}
+	if condition == container.WaitConditionNotRunning && !c.phase.alive() && c.phase != phaseRestarting {
+		w.result <- WaitResult{Status: c.record.Last.ExitCode}
+	} else {
+		c.waiters = append(c.waiters, w)
+	}
+	return w.result, nil
+}

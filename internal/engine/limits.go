@@ -1,0 +1,77 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	task "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/moby/moby/api/types/container"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// resourcesAny is the type that shims know a runtime specification's limits by.
+const resourcesAny = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
+
+// mergeUpdate puts the fields of docker update that are set over host, and checks the outcome.
+func mergeUpdate(host *container.HostConfig, u container.UpdateConfig) error {
+	set(&host.CPUShares, u.CPUShares)
+	set(&host.Memory, u.Memory)
+	set(&host.MemorySwap, u.MemorySwap)
+	set(&host.MemoryReservation, u.MemoryReservation)
+	set(&host.BlkioWeight, u.BlkioWeight)
+	set(&host.CPUPeriod, u.CPUPeriod)
+	set(&host.CPUQuota, u.CPUQuota)
+	set(&host.CPURealtimePeriod, u.CPURealtimePeriod)
+	set(&host.CPURealtimeRuntime, u.CPURealtimeRuntime)
+	set(&host.CpusetCpus, u.CpusetCpus)
+	set(&host.CpusetMems, u.CpusetMems)
+	set(&host.PidsLimit, u.PidsLimit)
+	if u.NanoCPUs != 0 {
+		if host.CPUPeriod != 0 || host.CPUQuota != 0 {
+			return fmt.Errorf("conflicting options: Nano CPUs cannot be updated as CPU Period or Quota has already been set%w", noText{errdefs.ErrInvalidArgument})
+		}
+		host.NanoCPUs = u.NanoCPUs
+	}
+	if u.RestartPolicy.Name != "" {
+		if err := container.ValidateRestartPolicy(u.RestartPolicy); err != nil {
+			return fmt.Errorf("%w%w", err, noText{errdefs.ErrInvalidArgument})
+		}
+		if host.AutoRemove && !u.RestartPolicy.IsNone() {
+			return fmt.Errorf("restart policy cannot be updated because AutoRemove is enabled for the container%w", noText{errdefs.ErrInvalidArgument})
+		}
+		host.RestartPolicy = u.RestartPolicy
+	}
+	_, err := resources(&host.Resources)
+	return err
+}
+
+func set[T comparable](field *T, value T) {
+	var zero T
+	if value != zero {
+		*field = value
+	}
+}
+
+// applyLimits changes the limits of a running container.
+func (c *Container) applyLimits(ctx context.Context, host *container.HostConfig) error {
+	limits, err := resources(&host.Resources)
+	if err != nil {
+		return err
+	}
+	value, err := json.Marshal(limits)
+	if err != nil {
+		return err
+	}
+	shim, err := c.engine.supervisor(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = shim.Task.Update(ctx, &task.UpdateTaskRequest{ID: c.ID, Resources: &anypb.Any{TypeUrl: resourcesAny, Value: value}})
+	if err = errgrpc.ToNative(err); err != nil {
+		return fmt.Errorf("update container %s: %w", c.ID, err)
+	}
+	return nil
+}

@@ -1,0 +1,119 @@
+package engine
+
+import (
+	"context"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+)
+
+// Restart policies start again with a delay that doubles, and begins anew after a run that lasted.
+const (
+	firstDelay  = 100 * time.Millisecond
+	maxDelay    = time.Minute
+	lastingTime = 10 * time.Second
+)
+
+// retries is the state of a restart policy; guarded by the container's mu, but for cancel and after, which op guards.
+type retries struct {
+	delay time.Duration
+	count int // in a row, for on-failure:N
+	timer *time.Timer
+}
+
+// next tells whether the policy wants another run after one of this length, and after which delay.
+func (r *retries) next(rec record, lasted time.Duration) (bool, time.Duration) {
+	if lasted > lastingTime {
+		r.delay, r.count = 0, 0
+	}
+	policy := rec.Config.HostConfig.RestartPolicy
+	switch {
+	case rec.Stopped, policy.IsNone():
+		return false, 0
+	case policy.IsOnFailure() && rec.Last.ExitCode == 0:
+		return false, 0
+	case policy.IsOnFailure() && policy.MaximumRetryCount > 0 && r.count >= policy.MaximumRetryCount:
+		return false, 0
+	}
+	r.count++
+	r.delay = min(max(2*r.delay, firstDelay), maxDelay)
+	return true, r.delay
+}
+
+func (r *retries) after(delay time.Duration, f func()) { r.timer = time.AfterFunc(delay, f) }
+
+// cancel keeps a scheduled start from happening.
+func (r *retries) cancel() {
+	if r.timer != nil {
+		r.timer.Stop()
+		r.timer = nil
+	}
+}
+
+// restartByPolicy starts a container that is still waiting for it.
+func (c *Container) restartByPolicy(ctx context.Context) {
+	c.op.Lock()
+	defer c.op.Unlock()
+	c.mu.Lock()
+	due := c.phase == phaseRestarting && ctx.Err() == nil
+	if due {
+		c.record.Last.Restarts++
+	}
+	c.mu.Unlock()
+	if !due {
+		return
+	}
+	if err := c.start(ctx); err != nil {
+		c.engine.log.Warn("restart by policy", "container", c.ID, "error", err)
+		c.mu.Lock()
+		again, delay := c.retries.next(c.record, 0)
+		if again {
+			c.phase = phaseRestarting
+		}
+		c.mu.Unlock()
+		if again {
+			c.retries.after(delay, func() { c.engine.background(c.restartByPolicy) })
+		}
+	}
+}
+
+// RestartContainer stops a container if it runs, and starts it.
+func (e *Engine) RestartContainer(ctx context.Context, id, signal string, timeout *int) error {
+	c, err := e.lookup(id)
+	if err != nil {
+		return err
+	}
+	if err := c.stop(ctx, signal, timeout); err != nil && err != ErrNotModified {
+		return err
+	}
+	if err := e.StartContainer(ctx, c.ID); err != nil && err != ErrNotModified {
+		return err
+	}
+	e.containerEvent(c, "restart")
+	return nil
+}
+
+// UpdateContainer changes limits and the restart policy; zero fields of u stay as they are.
+func (e *Engine) UpdateContainer(ctx context.Context, id string, u container.UpdateConfig) (container.UpdateResponse, error) {
+	c, err := e.lookup(id)
+	if err != nil {
+		return container.UpdateResponse{}, err
+	}
+	c.op.Lock()
+	defer c.op.Unlock()
+	v := c.view()
+	host := *v.record.Config.HostConfig
+	if err := mergeUpdate(&host, u); err != nil {
+		return container.UpdateResponse{}, err
+	}
+	if v.phase.alive() {
+		if err := c.applyLimits(ctx, &host); err != nil {
+			return container.UpdateResponse{}, err
+		}
+	}
+	err = c.update(ctx, func(r *record) { r.Config.HostConfig = &host })
+	if err == nil {
+		e.containerEvent(c, "update")
+	}
+	return container.UpdateResponse{}, err
+}

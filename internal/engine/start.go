@@ -1,0 +1,353 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	task "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"gantry/internal/image"
+	"gantry/internal/logs"
+	"gantry/internal/network"
+	"gantry/internal/shim/client"
+)
+
+// StartContainer starts a container that does not run; ErrNotModified if it does.
+func (e *Engine) StartContainer(ctx context.Context, id string) error {
+	c, err := e.lookup(id)
+	if err != nil {
+		return err
+	}
+	c.op.Lock()
+	defer c.op.Unlock()
+	switch v := c.view(); v.phase {
+	case phaseRunning:
+		return ErrNotModified
+	case phasePaused:
+		return fmt.Errorf("cannot start a paused container, try unpause instead%w", noText{errdefs.ErrConflict})
+	case phaseRemoving:
+		return fmt.Errorf("container %s is being removed%w", c.ID, noText{errdefs.ErrConflict})
+	}
+	c.retries.cancel()
+	return c.start(ctx)
+}
+
+// start makes the container's process. op is held. A start that fails leaves the container exited, with the reason.
+func (c *Container) start(ctx context.Context) error {
+	c.forgetExecs()
+	r, err := c.launch(ctx)
+	if err != nil {
+		c.failStart(ctx, err)
+		return err
+	}
+	c.mu.Lock()
+	c.run, c.phase = r, phaseRunning
+	c.record.Stopped = false
+	c.record.Last.Started, c.record.Last.Error = r.Started, ""
+	c.mu.Unlock()
+	c.engine.background(func(ctx context.Context) { c.watch(ctx, r) })
+	c.engine.containerEvent(c, events.ActionStart)
+	return nil
+}
+
+// failStart records why a start failed, with the exit code that a shell would give.
+func (c *Container) failStart(ctx context.Context, err error) {
+	c.mu.Lock()
+	c.phase = phaseExited
+	now := time.Now().UTC()
+	c.record.Last = lastRun{Started: now, Finished: now, ExitCode: startExitCode(err), Error: err.Error(), Restarts: c.record.Last.Restarts}
+	pending := c.pending
+	c.pending = nil
+	code := c.record.Last.ExitCode
+	c.mu.Unlock()
+	for _, a := range pending {
+		a.fail(nil)
+	}
+	if saveErr := c.save(context.WithoutCancel(ctx)); saveErr != nil {
+		c.engine.log.Error("a failed start is not recorded", "container", c.ID, "error", saveErr)
+	}
+	c.notify(WaitResult{Status: code}, container.WaitConditionNextExit, container.WaitConditionNotRunning)
+}
+
+// startExitCode is 127 for a program that is not there, 126 for one that cannot be executed, else 128, as docker has it.
+func startExitCode(err error) int {
+	text := err.Error()
+	switch {
+	case strings.Contains(text, "executable file not found"), strings.Contains(text, "no such file or directory"):
+		return 127
+	case strings.Contains(text, "permission denied"), strings.Contains(text, "is a directory"), strings.Contains(text, "not a directory"), strings.Contains(text, "exec format error"):
+		return 126
+	}
+	return 128
+}
+
+// launch takes every step of a start, and takes them back if one fails.
+func (c *Container) launch(ctx context.Context) (r *run, err error) {
+	e := c.engine
+	rec := c.view().record
+	var undo []func() error
+	defer func() {
+		for i := len(undo) - 1; err != nil && i >= 0; i-- {
+			if undoErr := undo[i](); undoErr != nil {
+				e.log.Error("after a failed start", "container", c.ID, "error", undoErr)
+			}
+		}
+	}()
+	cleanup := context.WithoutCancel(ctx)
+
+	img, err := e.images.Get(ctx, rec.Image.ID.String(), &rec.Image.Platform)
+	if err != nil {
+		return nil, err
+	}
+	lower, err := e.images.Rootfs(ctx, img)
+	if err != nil {
+		return nil, err
+	}
+	endpoint, err := c.connect(ctx, rec, img)
+	if err != nil {
+		return nil, err
+	}
+	undo = append(undo, func() error { return c.disconnect(cleanup, endpoint) })
+
+	undo = append(undo, func() error { return os.RemoveAll(c.runDir()) })
+	rootfs, err := c.prepareRootfs(rec, lower)
+	if err != nil {
+		return nil, err
+	}
+	s, err := c.startValues(rec, img, lower, endpoint)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.writeBundle(rec, s); err != nil {
+		return nil, err
+	}
+	shim, err := e.supervisor(ctx)
+	if err != nil {
+		return nil, err
+	}
+	created, err := c.createTask(ctx, shim, rec, rootfs)
+	if err != nil {
+		return nil, fmt.Errorf("failed to create task for container: %w", errgrpc.ToNative(err))
+	}
+	undo = append(undo, func() error { return deleteTask(cleanup, shim, c.ID) })
+	if endpoint != nil {
+		e.net.Joined(endpoint)
+	}
+	r = &run{Pid: int(created.Pid), Started: time.Now().UTC(), Endpoint: endpoint, Cgroup: s.Cgroup, ended: make(chan struct{})}
+	if err := c.writeRun(r); err != nil {
+		return nil, err
+	}
+	if err := c.attachPending(ctx, shim); err != nil {
+		return nil, err
+	}
+	if _, err := shim.Task.Start(ctx, &task.StartRequest{ID: c.ID}); err != nil {
+		return nil, fmt.Errorf("failed to start container: %w", errgrpc.ToNative(err))
+	}
+	return r, nil
+}
+
+// prepareRootfs makes the overlay's directories fresh where they must be, and returns the mount.
+func (c *Container) prepareRootfs(rec record, lower []string) (*types.Mount, error) {
+	work := filepath.Join(c.dir(), "work")
+	if err := os.RemoveAll(work); err != nil { // a work directory of an earlier mount is refused after "volatile"
+		return nil, err
+	}
+	if err := os.Mkdir(work, 0o700); err != nil {
+		return nil, err
+	}
+	return &types.Mount{Type: "overlay", Source: "overlay", Options: overlayOptions(lower, c.dir(), rec.Config.HostConfig.AutoRemove)}, nil
+}
+
+// overlayOptions are those of a container's root. What is thrown away at the end (discard) needs no syncfs.
+func overlayOptions(lower []string, dir string, discard bool) []string {
+	options := []string{"lowerdir=" + strings.Join(lower, ":"), "upperdir=" + filepath.Join(dir, "upper"), "workdir=" + filepath.Join(dir, "work")}
+	if discard {
+		options = append(options, "volatile")
+	}
+	return options
+}
+
+// startValues gathers what the stored configuration does not say.
+func (c *Container) startValues(rec record, img *image.Image, lower []string, endpoint *network.Endpoint) (start, error) {
+	e, host := c.engine, rec.Config.HostConfig
+	s := start{ID: c.ID, Hostname: c.hostname(rec), Image: &img.Config, Cgroup: c.cgroupPath(rec), Namespace: map[specs.LinuxNamespaceType]string{}}
+	user := rec.Config.User
+	if user == "" {
+		user = img.Config.Config.User
+	}
+	id, err := e.users.resolve(identityQuery{image: img.Manifest.Digest, layers: lower, upper: filepath.Join(c.dir(), "upper"), user: user, groups: host.GroupAdd})
+	if err != nil {
+		return start{}, err
+	}
+	s.User, s.Home = id.spec(), id.Home
+	if endpoint != nil {
+		s.Namespace[specs.NetworkNamespace] = endpoint.Namespace
+	}
+	for kind, other := range map[specs.LinuxNamespaceType]string{
+		specs.NetworkNamespace: host.NetworkMode.ConnectedContainer(),
+		specs.PIDNamespace:     host.PidMode.Container(),
+		specs.IPCNamespace:     host.IpcMode.Container(),
+	} {
+		if other == "" {
+			continue
+		}
+		_, r, err := e.alive(other)
+		if err != nil {
+			return start{}, fmt.Errorf("join the %s namespace of container %s: %w", kind, other, err)
+		}
+		s.Namespace[kind] = fmt.Sprintf("/proc/%d/ns/%s", r.Pid, namespaceFiles[kind])
+	}
+	s.Mounts, err = c.mounts(rec, img, endpoint)
+	return s, err
+}
+
+var namespaceFiles = map[specs.LinuxNamespaceType]string{
+	specs.NetworkNamespace: "net", specs.PIDNamespace: "pid", specs.IPCNamespace: "ipc",
+}
+
+func (c *Container) hostname(rec record) string {
+	switch {
+	case rec.Config.Hostname != "":
+		return rec.Config.Hostname
+	case rec.Config.HostConfig.NetworkMode.IsHost(), rec.Config.HostConfig.UTSMode.IsHost():
+		if name, err := os.Hostname(); err == nil {
+			return name
+		}
+	}
+	return c.ID[:12]
+}
+
+func (c *Container) cgroupPath(rec record) string {
+	parent := rec.Config.HostConfig.CgroupParent
+	if parent == "" {
+		parent = c.engine.o.CgroupParent
+	}
+	return filepath.Join("/", parent, c.ID)
+}
+
+func (c *Container) writeBundle(rec record, s start) error {
+	spec, err := buildSpec(rec.Config.Config, rec.Config.HostConfig, s)
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(spec)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(c.runDir(), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(c.runDir(), "config.json"), text, 0o600)
+}
+
+// writeRun stores the facts of the run beside the bundle, atomically, before the program is executed.
+func (c *Container) writeRun(r *run) error {
+	text, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(c.runDir(), "run.json")
+	if err := os.WriteFile(path+".new", text, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+func (c *Container) createTask(ctx context.Context, shim *client.Shim, rec record, rootfs *types.Mount) (*task.CreateTaskResponse, error) {
+	out, err := c.outputURI(rec)
+	if err != nil {
+		return nil, err
+	}
+	request := &task.CreateTaskRequest{ID: c.ID, Bundle: c.runDir(), Rootfs: []*types.Mount{rootfs}, Terminal: rec.Config.Tty, Stdout: out}
+	if !rec.Config.Tty {
+		request.Stderr = out
+	}
+	if rec.Config.OpenStdin {
+		request.Stdin = "attach:"
+		if rec.Config.StdinOnce {
+			request.Stdin = "attach:?once"
+		}
+	}
+	response, err := shim.Task.Create(ctx, request)
+	if err != nil && errdefs.IsAlreadyExists(errgrpc.ToNative(err)) {
+		// An engine that died between the exit and its record left the task.
+		if err := deleteTask(ctx, shim, c.ID); err != nil {
+			return nil, err
+		}
+		return shim.Task.Create(ctx, request)
+	}
+	return response, err
+}
+
+// deleteTask kills what is left of a task and deletes it.
+func deleteTask(ctx context.Context, shim *client.Shim, id string) error {
+	_, err := shim.Task.Delete(ctx, &task.DeleteRequest{ID: id})
+	if errdefs.IsFailedPrecondition(errgrpc.ToNative(err)) {
+		_, killErr := shim.Task.Kill(ctx, &task.KillRequest{ID: id, Signal: 9, All: true})
+		_, waitErr := shim.Task.Wait(ctx, &task.WaitRequest{ID: id})
+		_, err = shim.Task.Delete(ctx, &task.DeleteRequest{ID: id})
+		if err != nil {
+			err = errors.Join(err, killErr, waitErr)
+		}
+	}
+	if err != nil && !errdefs.IsNotFound(errgrpc.ToNative(err)) {
+		return fmt.Errorf("delete the task of container %s: %w", id, errgrpc.ToNative(err))
+	}
+	return nil
+}
+
+// outputURI tells the supervisor where output goes: to the log, or to whoever is attached only.
+func (c *Container) outputURI(rec record) (string, error) {
+	if rec.Config.HostConfig.LogConfig.Type == "none" {
+		return "attach:", nil
+	}
+	o, err := logOptions(rec.Config.HostConfig.LogConfig, c.logPath())
+	if err != nil {
+		return "", err
+	}
+	return o.URI(), nil
+}
+
+// logOptions reads docker's --log-driver and --log-opt.
+func logOptions(l container.LogConfig, path string) (logs.Options, error) {
+	bad := func(format string, a ...any) (logs.Options, error) {
+		return logs.Options{}, fmt.Errorf(format+"%w", append(a, noText{errdefs.ErrInvalidArgument})...)
+	}
+	o := logs.Options{Path: path, MaxFiles: 1}
+	if l.Type != "json-file" && l.Type != "none" {
+		return bad("logging driver %q is not supported: json-file and none are", l.Type)
+	}
+	for key, value := range l.Config {
+		switch key {
+		case "max-size":
+			n, err := parseSize(value)
+			if err != nil || n <= 0 {
+				return bad("log option max-size=%s: want a size such as 10m", value)
+			}
+			o.MaxSize = n
+		case "max-file":
+			var n int
+			if _, err := fmt.Sscanf(value, "%d", &n); err != nil || n < 1 {
+				return bad("log option max-file=%s: want a number of at least 1", value)
+			}
+			o.MaxFiles = n
+		case "mode", "max-buffer-size", "labels", "labels-regex", "env", "env-regex", "tag", "compress":
+			// Output always blocks and rotated files stay plain; what is added to lines is read back by name only.
+		default:
+			return bad("unknown log opt %q for json-file log driver", key)
+		}
+	}
+	return o, nil
+}
