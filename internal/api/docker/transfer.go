@@ -1,0 +1,236 @@
+package docker
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/distribution/reference"
+	"github.com/docker/go-units"
+	"github.com/moby/moby/api/types/jsonstream"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	images "gantry/internal/image"
+)
+
+// message is one line of a progress stream.
+type message struct {
+	Stream   string               `json:"stream,omitempty"`
+	Status   string               `json:"status,omitempty"`
+	Progress *jsonstream.Progress `json:"progressDetail,omitempty"`
+	Bar      string               `json:"progress,omitempty"` // the drawn form, until 1.52
+	ID       string               `json:"id,omitempty"`
+	Error    *jsonstream.Error    `json:"errorDetail,omitempty"`
+	Reason   string               `json:"error,omitempty"` // the same error for the oldest clients
+}
+
+// progressStream writes progress as lines of JSON. Its methods are safe for several goroutines at once.
+type progressStream struct {
+	w *response
+
+	mu   sync.Mutex // guards writing and what follows
+	last map[string]reported
+	err  error // the first failure to write; nothing is written after it
+}
+
+type reported struct {
+	status string
+	at     time.Time
+}
+
+// progressInterval is how often at most the numbers of one layer are sent; a change of its status always is.
+const progressInterval = 100 * time.Millisecond
+
+func newProgressStream(w *response) *progressStream {
+	w.Header()["Content-Type"] = []string{"application/json"}
+	return &progressStream{w: w, last: map[string]reported{}}
+}
+
+func (p *progressStream) send(m message) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.write(m)
+}
+
+func (p *progressStream) write(m message) {
+	if p.err == nil {
+		p.err = p.w.line(m)
+	}
+}
+
+// report is the callback for a backend.
+func (p *progressStream) report(e images.Progress) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if l, ok := p.last[e.ID]; ok && l.status == e.Status && now.Sub(l.at) < progressInterval && e.Current != e.Total {
+		return
+	}
+	p.last[e.ID] = reported{e.Status, now}
+	m := message{ID: e.ID, Status: e.Status}
+	if e.ID != "" {
+		m.Progress = &jsonstream.Progress{Current: e.Current, Total: e.Total}
+		if p.w.version < v(52) {
+			m.Bar = bar(e.Current, e.Total)
+		}
+	}
+	p.write(m)
+}
+
+// finish ends the stream: with an error in it if it has begun, else the error is the request's.
+func (p *progressStream) finish(err error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err == nil || !p.w.started {
+		return err
+	}
+	p.write(message{Error: &jsonstream.Error{Message: err.Error()}, Reason: err.Error()})
+	if p.err != nil {
+		slog.Debug("the client did not wait for an error", "error", errors.Join(err, p.err))
+	}
+	return nil
+}
+
+// bar draws 50 columns of progress.
+func bar(current, total int64) string {
+	if current <= 0 {
+		return ""
+	}
+	done := units.HumanSize(float64(current))
+	if total <= 0 || current > total {
+		return fmt.Sprintf("%8v", done)
+	}
+	n := int(float64(current) / float64(total) * 50)
+	arrow := ">"
+	if n == 50 {
+		arrow = ""
+	}
+	return fmt.Sprintf("[%s%s%s] %8v/%v", strings.Repeat("=", n), arrow, strings.Repeat(" ", 50-n-len(arrow)), done, units.HumanSize(float64(total)))
+}
+
+// imageCreate pulls an image.
+func (s *server) imageCreate(w *response, r *http.Request) error {
+	q := r.URL.Query()
+	if q.Get("fromImage") == "" {
+		if q.Get("fromSrc") != "" {
+			return missing("importing an image from a file system archive")(w, r)
+		}
+		return badRequest("one of the parameters fromImage and fromSrc is needed")
+	}
+	ref, err := pullReference(q.Get("fromImage"), q.Get("tag"))
+	if err != nil {
+		return err
+	}
+	p, err := platform(q)
+	if err != nil {
+		return err
+	}
+	auth, err := credentials(r.Header.Get("X-Registry-Auth"))
+	if err != nil {
+		return err
+	}
+	before := ""
+	if im, err := s.backend.InspectImage(r.Context(), ref.String(), p); err == nil {
+		before = im.ID
+	}
+	return s.pull(w, r, ref, p, auth, before)
+}
+
+// pull streams the progress of pulling ref; before is the ID of the image that bears the name now, or "".
+func (s *server) pull(w *response, r *http.Request, ref reference.Named, p *ocispec.Platform, auth *images.Auth, before string) error {
+	stream := newProgressStream(w)
+	var begin sync.Once
+	img, err := s.backend.PullImage(r.Context(), ref.String(), p, auth, func(e images.Progress) {
+		begin.Do(func() {
+			if !strings.HasPrefix(e.Status, "Pulling from ") {
+				stream.send(pullingFrom(ref))
+			}
+		})
+		stream.report(e)
+	})
+	if err != nil {
+		return stream.finish(err)
+	}
+	begin.Do(func() { stream.send(pullingFrom(ref)) })
+	stream.send(message{Status: "Digest: " + img.ID.String()})
+	status := "Status: Downloaded newer image for "
+	if before == img.ID.String() {
+		status = "Status: Image is up to date for "
+	}
+	stream.send(message{Status: status + reference.FamiliarString(ref)})
+	return nil
+}
+
+// pullReference joins a name with a tag or a digest ("sha256:…"); the name may hold them already.
+func pullReference(name, tag string) (reference.Named, error) {
+	full := name
+	switch {
+	case strings.Contains(tag, ":"):
+		full += "@" + tag
+	case tag != "":
+		full += ":" + tag
+	}
+	ref, err := reference.ParseNormalizedNamed(full)
+	if err != nil {
+		return nil, badRequest("invalid reference %q: %w", full, err)
+	}
+	if reference.IsNameOnly(ref) {
+		// The API pulls every tag then. To pull only one, silently, would be another thing than what was asked.
+		return nil, notImplemented("pulling all tags of " + reference.FamiliarName(ref) + " (give a tag, such as latest)")
+	}
+	return ref, nil
+}
+
+// pullingFrom is the first line of a pull: "12: Pulling from library/debian".
+func pullingFrom(ref reference.Named) message {
+	m := message{Status: "Pulling from " + reference.Path(ref)}
+	if d, ok := ref.(reference.Digested); ok {
+		m.ID = d.Digest().String()
+	} else if t, ok := ref.(reference.Tagged); ok {
+		m.ID = t.Tag()
+	}
+	return m
+}
+
+// imageLoad imports an archive from the body, which has no bound: the image store bounds what it unpacks.
+func (s *server) imageLoad(w *response, r *http.Request) error {
+	q := r.URL.Query()
+	if q.Has("platform") {
+		return missing("loading single platforms of an archive")(w, r)
+	}
+	// Progress is sent while the archive is still coming in.
+	if err := http.NewResponseController(w.ResponseWriter).EnableFullDuplex(); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return fmt.Errorf("answer while reading: %w", err)
+	}
+	stream := newProgressStream(w)
+	report := stream.report
+	if boolean(q, "quiet") {
+		report = func(images.Progress) {}
+	}
+	loaded, err := s.backend.LoadImages(r.Context(), r.Body, report)
+	for _, img := range loaded {
+		for _, line := range loadedLines(img) {
+			stream.send(message{Stream: line})
+		}
+	}
+	return stream.finish(err)
+}
+
+// loadedLines tells an image's names, or its ID if it has none.
+func loadedLines(img *images.Image) []string {
+	if len(img.Names) == 0 {
+		return []string{"Loaded image ID: " + img.ID.String() + "\n"}
+	}
+	lines := make([]string, len(img.Names))
+	for i, name := range img.Names {
+		if ref, err := reference.ParseNormalizedNamed(name); err == nil {
+			name = reference.FamiliarString(ref)
+		}
+		lines[i] = "Loaded image: " + name + "\n"
+	}
+	return lines
+}
