@@ -2,7 +2,29 @@
 // bounded, line by line, no links followed out of the root.
 package user
 
-import "os"
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Why a user string is refused. The texts are those of other engines: scripts match them.
+var (
+	ErrNoPasswdEntries = errors.New("no matching entries in passwd file")
+	ErrNoGroupEntries  = errors.New("no matching entries in group file")
+	ErrRange           = fmt.Errorf("uids and gids must be in range 0-%d", maxID)
+	ErrSyntax          = errors.New("want user, uid, user:group or uid:gid")
+	ErrTooManyGroups   = fmt.Errorf("more than %d supplementary groups", maxGroups)
+)
+
+const (
+	maxID     = math.MaxInt32
+	maxGroups = 65536 // NGROUPS_MAX, see setgroups(2)
+)
 
 // Identity is what a process runs as.
 type Identity struct {
@@ -14,5 +36,109 @@ type Identity struct {
 
 // Resolve resolves "user", "user:group", "uid", "uid:gid" and mixtures, as docker's --user does, with extra groups by
 // name or number. root is the container's root; files missing there are empty. A number is always the number,
-// 0 to 2³¹-1; names must exist.
-func Resolve(root *os.Root, spec string, extra []string) (Identity, error) { panic("contract") }
+// 0 to 2³¹-1; names must exist. The group file's memberships count only if spec names no group.
+func Resolve(root *os.Root, spec string, extra []string) (Identity, error) {
+	userArg, groupArg, _ := strings.Cut(spec, ":")
+	if strings.Contains(groupArg, ":") {
+		return Identity{}, fmt.Errorf("user %q: %w", spec, ErrSyntax)
+	}
+	id, err := findUser(root, userArg)
+	if err != nil {
+		return Identity{}, err
+	}
+	if groupArg == "" && id.Name == "" && len(extra) == 0 {
+		id.Groups = []uint32{id.GID}
+		return id, nil
+	}
+	groups, err := readGroups(root)
+	if err != nil {
+		return Identity{}, err
+	}
+	if groupArg != "" {
+		if id.GID, err = findGroup(groups, groupArg); err != nil {
+			return Identity{}, err
+		}
+	}
+	id.Groups = []uint32{id.GID}
+	if groupArg == "" && id.Name != "" {
+		for _, g := range groups {
+			if slices.Contains(g.members, id.Name) {
+				id.Groups = append(id.Groups, g.gid)
+			}
+		}
+	}
+	for _, arg := range extra {
+		gid, err := findGroup(groups, arg)
+		if err != nil {
+			return Identity{}, err
+		}
+		id.Groups = append(id.Groups, gid)
+	}
+	id.Groups = unique(id.Groups)
+	if len(id.Groups) > maxGroups {
+		return Identity{}, fmt.Errorf("groups of user %q: %w", spec, ErrTooManyGroups)
+	}
+	return id, nil
+}
+
+// findUser resolves the part before the colon; "" is root. The first matching line counts.
+func findUser(root *os.Root, arg string) (Identity, error) {
+	uid, isNumber, err := number(arg)
+	if err != nil {
+		return Identity{}, fmt.Errorf("user %q: %w", arg, err)
+	}
+	users, err := readUsers(root)
+	if err != nil {
+		return Identity{}, err
+	}
+	byNumber := isNumber || arg == ""
+	for _, u := range users {
+		if byNumber && u.uid == uid || !byNumber && u.name == arg {
+			return Identity{UID: u.uid, GID: u.gid, Home: u.home, Name: u.name}, nil
+		}
+	}
+	if !byNumber {
+		return Identity{}, fmt.Errorf("unable to find user %s: %w", arg, ErrNoPasswdEntries)
+	}
+	return Identity{UID: uid, Home: "/"}, nil
+}
+
+func findGroup(groups []group, arg string) (uint32, error) {
+	gid, isNumber, err := number(arg)
+	if err != nil {
+		return 0, fmt.Errorf("group %q: %w", arg, err)
+	}
+	if isNumber {
+		return gid, nil
+	}
+	for _, g := range groups {
+		if g.name == arg {
+			return g.gid, nil
+		}
+	}
+	return 0, fmt.Errorf("unable to find group %s: %w", arg, ErrNoGroupEntries)
+}
+
+// number reads an id. Digits, with or without a sign, are never a name: a passwd line named "99999999999" must
+// not decide what the number means.
+func number(s string) (id uint32, ok bool, err error) {
+	digits := strings.TrimLeft(s, "+-")
+	if digits == "" || strings.Trim(digits, "0123456789") != "" {
+		return 0, false, nil
+	}
+	n, err := strconv.ParseUint(s, 10, 32)
+	if err != nil || n > maxID {
+		return 0, true, ErrRange
+	}
+	return uint32(n), true, nil
+}
+
+// unique keeps the first of equal ids, in linear time: the list comes from an untrusted file.
+func unique(ids []uint32) []uint32 {
+	seen := make(map[uint32]bool, len(ids))
+	return slices.DeleteFunc(ids, func(id uint32) bool {
+		was := seen[id]
+		seen[id] = true
+		return was
+	})
+}

@@ -1,0 +1,129 @@
+package user
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	maxFile = 4 << 20
+	maxLine = 1 << 20
+)
+
+type passwd struct {
+	name     string
+	uid, gid uint32
+	home     string
+}
+
+type group struct {
+	name    string
+	gid     uint32
+	members []string
+}
+
+// readUsers reads passwd(5). Lines that do not have proper ids are passed over.
+func readUsers(root *os.Root) ([]passwd, error) {
+	var all []passwd
+	err := eachLine(root, "etc/passwd", func(fields []string) {
+		if len(fields) < 4 || fields[0] == "" {
+			return
+		}
+		uid, isUID, err1 := number(fields[2])
+		gid, isGID, err2 := number(fields[3])
+		if !isUID || !isGID || err1 != nil || err2 != nil {
+			return
+		}
+		u := passwd{name: fields[0], uid: uid, gid: gid, home: "/"}
+		if len(fields) > 5 && isHome(fields[5]) {
+			u.home = fields[5]
+		}
+		all = append(all, u)
+	})
+	return all, err
+}
+
+// isHome accepts absolute paths without control characters: the string becomes part of an environment.
+func isHome(s string) bool {
+	return strings.HasPrefix(s, "/") && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
+}
+
+// readGroups reads group(5). Lines that do not have a proper id are passed over.
+func readGroups(root *os.Root) ([]group, error) {
+	var all []group
+	err := eachLine(root, "etc/group", func(fields []string) {
+		if len(fields) < 3 || fields[0] == "" {
+			return
+		}
+		gid, ok, err := number(fields[2])
+		if !ok || err != nil {
+			return
+		}
+		g := group{name: fields[0], gid: gid}
+		if len(fields) > 3 && fields[3] != "" {
+			g.members = strings.Split(fields[3], ",")
+		}
+		all = append(all, g)
+	})
+	return all, err
+}
+
+// eachLine calls f with the colon-separated fields of each line of a file below root that is neither empty nor a comment.
+func eachLine(root *os.Root, path string, f func(fields []string)) error {
+	file, err := openRegular(root, path)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open the container's /%s: %w", path, err)
+	}
+	defer func() { _ = file.Close() }()
+	limited := &io.LimitedReader{R: file, N: maxFile + 1}
+	lines := bufio.NewScanner(limited)
+	lines.Buffer(nil, maxLine)
+	for lines.Scan() {
+		line := strings.TrimSpace(lines.Text())
+		if line != "" && line[0] != '#' {
+			f(strings.Split(line, ":"))
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("read the container's /%s: %w", path, err)
+	}
+	if limited.N == 0 {
+		return fmt.Errorf("read the container's /%s: larger than %d bytes", path, maxFile)
+	}
+	return nil
+}
+
+// openRegular opens a regular file, links resolved as if root were "/" (openat2(2), RESOLVE_IN_ROOT), which os.Root
+// does not do for absolute links. A FIFO or a device is recognised before it is opened: opening could block or act.
+func openRegular(root *os.Root, path string) (*os.File, error) {
+	dir, err := root.Open(".")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = dir.Close() }()
+	fd, err := unix.Openat2(int(dir.Fd()), path, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, errors.New("not a regular file")
+	}
+	return os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))
+}
