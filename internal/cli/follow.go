@@ -1,0 +1,180 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+	"golang.org/x/sys/unix"
+)
+
+// follow says how a container is watched: which streams, which exit.
+type follow struct {
+	config     *container.Config // its Attach fields say which streams
+	detachKeys string
+	sigProxy   bool
+	remove     bool // --rm: after a failed start the container has to go too
+	condition  container.WaitCondition
+}
+
+// attached is a container with the streams connected and the wait registered, not yet started.
+type attached struct {
+	conn *stream
+	exit client.ContainerWaitResult
+}
+
+// follow attaches and registers the wait, both at once, then calls start (if any), transfers the streams and returns
+// the container's exit code as an error.
+func (a *app) follow(ctx context.Context, api *client.Client, id string, f follow, start func() error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s, err := a.session(f.config, f.detachKeys)
+	if err != nil {
+		return err
+	}
+	if f.sigProxy && !f.config.Tty { // a raw terminal's keys reach the container as bytes
+		defer proxySignals(ctx, api, id)()
+	}
+	at, err := attachAndWait(ctx, api, id, f)
+	if err != nil {
+		return err
+	}
+	if start != nil {
+		if err := start(); err != nil {
+			_ = at.conn.Close()
+			if f.remove {
+				removeUnstarted(ctx, api, id)
+			}
+			return startError(err)
+		}
+	}
+	if f.config.Tty {
+		followSize(ctx, a.out, resizer(ctx, api, id))
+	}
+	if err := s.transfer(at.conn); errors.Is(err, errDetached) {
+		if start == nil {
+			return errDetached
+		}
+		return nil
+	}
+	if s.out == nil && s.err == nil {
+		return nil // only the input was attached: nobody waits for the end
+	}
+	return waitExit(ctx, at.exit)
+}
+
+// attachAndWait opens the streams and registers the wait in parallel.
+func attachAndWait(ctx context.Context, api *client.Client, id string, f follow) (attached, error) {
+	waiting := make(chan client.ContainerWaitResult, 1)
+	go func() {
+		waiting <- api.ContainerWait(ctx, id, client.ContainerWaitOptions{Condition: f.condition})
+	}()
+	conn, err := hijack(ctx, api, "/containers/"+id+"/attach", attachQuery(f.config, f.detachKeys, false), nil)
+	at := attached{conn: conn, exit: <-waiting}
+	return at, err
+}
+
+// waitExit returns nil for exit code 0, else an exitError with the code.
+func waitExit(ctx context.Context, exit client.ContainerWaitResult) error {
+	select {
+	case result := <-exit.Result:
+		if result.Error != nil {
+			return &exitError{code: exitEngine, err: fmt.Errorf("wait for the container: %s", result.Error.Message)}
+		}
+		if result.StatusCode != 0 {
+			return &exitError{code: int(result.StatusCode)}
+		}
+		return nil
+	case err := <-exit.Error:
+		return &exitError{code: exitEngine, err: fmt.Errorf("wait for the container: %w", err)}
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// removalTimeout bounds the wait for a container whose removal somebody else has begun.
+const removalTimeout = 10 * time.Second
+
+// removeUnstarted removes a --rm container that did not start; the engine may have done so already.
+func removeUnstarted(ctx context.Context, api *client.Client, id string) {
+	_, err := api.ContainerRemove(ctx, id, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
+	if !errdefs.IsConflict(err) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, removalTimeout)
+	defer cancel()
+	gone := api.ContainerWait(ctx, id, client.ContainerWaitOptions{Condition: container.WaitConditionRemoved})
+	_ = waitExit(ctx, gone)
+}
+
+// startError gives a failed start docker's exit code: 127 when the command was not found, 126 when it could not be
+// invoked, else 125.
+func startError(err error) error {
+	if tooNew(err) {
+		return err
+	}
+	return &exitError{code: startExitCode(err.Error()), err: err, hint: "gantry run"}
+}
+
+func startExitCode(message string) int {
+	text := strings.ToLower(message)
+	aboutCommand := strings.Contains(text, "exec")
+	has := func(parts ...string) bool {
+		for _, part := range parts {
+			if strings.Contains(text, part) {
+				return true
+			}
+		}
+		return false
+	}
+	switch {
+	case has("executable file not found"), aboutCommand && has("no such file or directory"):
+		return exitNotFound
+	case aboutCommand && has("permission denied", "is a directory", "not a directory", "exec format error"):
+		return exitNotInvoked
+	}
+	return exitEngine
+}
+
+// proxied lists the signals that are passed on: all but those that the kernel or the runtime needs here and SIGCHLD,
+// SIGPIPE, SIGURG, SIGWINCH, SIGTTIN and SIGTTOU, which are about this process.
+func proxied() []os.Signal {
+	signals := []os.Signal{
+		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGTERM, unix.SIGCONT,
+		unix.SIGTSTP, unix.SIGVTALRM, unix.SIGIO, unix.SIGPWR, unix.SIGSYS,
+	}
+	for rt := unix.Signal(35); rt <= 64; rt++ {
+		signals = append(signals, rt)
+	}
+	return signals
+}
+
+// proxySignals passes this process's signals on to the container; the returned function ends that.
+func proxySignals(ctx context.Context, api *client.Client, id string) (stop func()) {
+	received := make(chan os.Signal, 128)
+	signal.Notify(received, proxied()...)
+	go func() {
+		for {
+			select {
+			case sig := <-received:
+				number, ok := sig.(unix.Signal)
+				if !ok {
+					continue
+				}
+				// It may not run yet, or no longer: then the signal has no receiver.
+				_, _ = api.ContainerKill(ctx, id, client.ContainerKillOptions{Signal: strconv.Itoa(int(number))})
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return func() { signal.Stop(received) }
+}

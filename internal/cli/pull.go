@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/distribution/reference"
+	"github.com/moby/moby/client"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/spf13/cobra"
+)
+
+type pullOptions struct {
+	platform string
+	all      bool
+	out      io.Writer
+}
+
+func newPull(a *app) *cobra.Command {
+	var opts pullOptions
+	var quiet, untrusted bool
+	cmd := &cobra.Command{
+		Use: "pull [OPTIONS] NAME[:TAG|@DIGEST]", Short: "Download an image from a registry", Args: argsBetween(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			named, err := reference.ParseNormalizedNamed(args[0])
+			switch {
+			case err != nil:
+				return err
+			case opts.all && !reference.IsNameOnly(named):
+				return errors.New("tag can't be used with --all-tags/-a")
+			}
+			opts.out = a.out
+			if quiet {
+				opts.out = io.Discard
+			} else if !opts.all && reference.IsNameOnly(named) {
+				a.println("Using default tag: latest")
+			}
+			if err := a.pull(cmd.Context(), args[0], opts); err != nil {
+				return err
+			}
+			a.println(reference.TagNameOnly(named).String())
+			return nil
+		},
+	}
+	cmd.Flags().BoolVarP(&opts.all, "all-tags", "a", false, "Download all tagged images in the repository")
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "Suppress verbose output")
+	cmd.Flags().StringVar(&opts.platform, "platform", "", "Set platform if server is multi-platform capable")
+	cmd.Flags().BoolVar(&untrusted, "disable-content-trust", true, "Skip image verification")
+	_ = cmd.Flags().MarkHidden("disable-content-trust")
+	return cmd
+}
+
+// pull downloads an image with the credentials of docker's configuration and shows the progress on opts.out.
+func (a *app) pull(ctx context.Context, image string, opts pullOptions) error {
+	api, err := a.engine(ctx)
+	if err != nil {
+		return err
+	}
+	auth, err := registryAuth(image)
+	if err != nil {
+		return err
+	}
+	request := client.ImagePullOptions{All: opts.all, RegistryAuth: auth}
+	platform, err := parsePlatform(opts.platform)
+	if err != nil {
+		return err
+	}
+	if platform != nil {
+		request.Platforms = []ocispec.Platform{*platform}
+	}
+	messages, err := api.ImagePull(ctx, image, request)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = messages.Close() }()
+	if err := showProgress(ctx, opts.out, messages.JSONMessages(ctx)); err != nil {
+		return fmt.Errorf("pull %s: %w", image, err)
+	}
+	return nil
+}
