@@ -34,6 +34,14 @@ func readJSON(w *response, r *http.Request, into any) error {
 	return unmarshal(body, into)
 }
 
+// readOptionalJSON is readJSON for a body that may be left out.
+func readOptionalJSON(w *response, r *http.Request, into any) error {
+	if r.ContentLength == 0 {
+		return nil
+	}
+	return readJSON(w, r, into)
+}
+
 // unmarshal is json.Unmarshal with a bound on depth; trailing data is an error.
 func unmarshal(data []byte, into any) error {
 	if depth(data) > maxDepth {

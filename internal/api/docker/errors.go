@@ -1,7 +1,6 @@
 package docker
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -67,7 +66,7 @@ func statusOf(err error) int {
 // broken so that the client does not take what it got for the whole.
 func (w *response) fail(r *http.Request, err error) {
 	status := statusOf(err)
-	if status == http.StatusInternalServerError && !errors.Is(err, context.Canceled) {
+	if status == http.StatusInternalServerError && r.Context().Err() == nil {
 		slog.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	}
 	switch {

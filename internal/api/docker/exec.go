@@ -34,7 +34,7 @@ func (s *server) execCreate(w *response, r *http.Request) error {
 // the stream is told there, as it shows the user nothing of an answer to the request itself; it asks for the exit code next.
 func (s *server) execStart(w *response, r *http.Request) error {
 	var body container.ExecStartRequest
-	if err := readJSON(w, r, &body); err != nil {
+	if err := readOptionalJSON(w, r, &body); err != nil {
 		return err
 	}
 	if w.version < v(42) {

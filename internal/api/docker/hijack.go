@@ -86,7 +86,7 @@ func relay(conn *connection, s engine.Stream, stdin bool) {
 	_, err := io.Copy(conn, s)
 	debugError("carry a container's output", err)
 	end()
-	if c, ok := conn.Conn.(interface{ CloseWrite() error }); ok && err == nil {
+	if c, ok := conn.Conn.(interface{ CloseWrite() error }); ok {
 		debugError("end a client's output", c.CloseWrite())
 		debugError("set a deadline", conn.SetReadDeadline(time.Now().Add(lingerTime)))
 		input.Wait()

@@ -86,6 +86,8 @@ var routes = []struct {
 	{"GET", "/networks/", "", 200, "networks map[]"},
 	{"GET", "/networks/bridge", "", 200, "network bridge"},
 	{"GET", "/info", "", 200, "info"},
+	{"POST", "/exec/x1/start?", `{"Detach":true,"Tty":true}`, 200, "exec start x1 true true"},
+	{"POST", "/volumes/create", "", 201, "create volume "},
 }
 
 func TestRoutes(t *testing.T) {
@@ -287,6 +289,20 @@ func TestVersionsAgree(t *testing.T) {
 	}
 }
 
+// TestPruneOfNothing: docker system prune needs these to succeed.
+func TestPruneOfNothing(t *testing.T) {
+	for target, want := range map[string]string{
+		"/networks/prune": `{"NetworksDeleted":[]}`, "/build/prune": `{"CachesDeleted":[],"SpaceReclaimed":0}`,
+	} {
+		if w := do(&fake{}, "POST", target, ""); w.Code != 200 || strings.TrimSpace(w.Body.String()) != want {
+			t.Errorf("%s: %d %s", target, w.Code, w.Body)
+		}
+		if w := do(&fake{}, "POST", target+"?filters=x", ""); w.Code != 400 {
+			t.Errorf("%s with bad filters: %d", target, w.Code)
+		}
+	}
+}
+
 func TestContentTypeWithParameters(t *testing.T) {
 	for ct, status := range map[string]int{"application/json; charset=utf-8": 201, "text/plain": 400, "application/x-www-form-urlencoded": 400} {
 		r := httptest.NewRequest("POST", "/containers/create", strings.NewReader(`{"Image":"a"}`))
@@ -304,6 +320,20 @@ func TestUpdateUnlimitedPids(t *testing.T) {
 	do(f, "POST", "/containers/c1/update", `{"PidsLimit":-1}`)
 	if f.updated.PidsLimit == nil || *f.updated.PidsLimit != 0 {
 		t.Errorf("PidsLimit -1 became %v", f.updated.PidsLimit)
+	}
+}
+
+func BenchmarkPing(b *testing.B)  { benchmark(b, "GET", "/v1.44/_ping") }
+func BenchmarkList(b *testing.B)  { benchmark(b, "GET", "/v1.44/containers/json?all=1") }
+func BenchmarkStart(b *testing.B) { benchmark(b, "POST", "/v1.44/containers/c1/start") }
+
+// benchmark measures this layer alone: no socket, and a backend that does nothing.
+func benchmark(b *testing.B, method, target string) {
+	h := New(&fake{}, "9.9")
+	r := httptest.NewRequest(method, target, http.NoBody)
+	b.ReportAllocs()
+	for b.Loop() {
+		h.ServeHTTP(httptest.NewRecorder(), r)
 	}
 }
 

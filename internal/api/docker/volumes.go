@@ -3,6 +3,7 @@ package docker
 import (
 	"net/http"
 
+	"github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/volume"
 )
@@ -27,7 +28,7 @@ func (s *server) volumeList(w *response, r *http.Request) error {
 
 func (s *server) volumeCreate(w *response, r *http.Request) error {
 	var body volume.CreateRequest
-	if err := readJSON(w, r, &body); err != nil {
+	if err := readOptionalJSON(w, r, &body); err != nil {
 		return err
 	}
 	if body.ClusterVolumeSpec != nil {
@@ -81,6 +82,22 @@ func (s *server) networkList(w *response, r *http.Request) error {
 		list = []network.Inspect{}
 	}
 	return w.json(http.StatusOK, list)
+}
+
+// networkPrune has nothing to do: networks cannot be made here, so none can be unused. docker system prune asks all the same.
+func (s *server) networkPrune(w *response, r *http.Request) error {
+	if _, err := filters(r.URL.Query()); err != nil {
+		return err
+	}
+	return w.json(http.StatusOK, network.PruneReport{NetworksDeleted: []string{}})
+}
+
+// buildPrune has nothing to do either: nothing is built here, so there is no build cache.
+func (s *server) buildPrune(w *response, r *http.Request) error {
+	if _, err := filters(r.URL.Query()); err != nil {
+		return err
+	}
+	return w.json(http.StatusOK, build.CachePruneReport{CachesDeleted: []string{}})
 }
 
 func (s *server) networkInspect(w *response, r *http.Request) error {
