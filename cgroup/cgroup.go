@@ -5,10 +5,16 @@
 package cgroup
 
 import (
+	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // Mode is how the host mounts its cgroup hierarchies.
@@ -20,25 +26,180 @@ const (
 	Hybrid                 // controllers on v1, a v2 tree beside them
 )
 
-// Detect reads /proc/self/mountinfo and /proc/cgroups once and returns the host's mode.
-func Detect() (Mode, error) { panic("contract") }
-
 // Group is a cgroup of the same path in every hierarchy.
-type Group struct{}
+type Group struct {
+	path string
+	host *host
+}
 
 // Create makes the group and what is missing of its parents (delegating controllers on v2) and applies res.
 // Path is absolute within the hierarchies ("/gantry/4f5e…"). An existing group without processes is taken over.
 // On failure nothing of the group is left.
-func Create(path string, res *specs.LinuxResources) (*Group, error) { panic("contract") }
+func Create(path string, res *specs.LinuxResources) (*Group, error) {
+	h, err := machine()
+	if err != nil {
+		return nil, err
+	}
+	return create(h, path, res)
+}
+
+func create(h *host, path string, res *specs.LinuxResources) (_ *Group, err error) {
+	if !filepath.IsAbs(path) || filepath.Clean(path) == "/" {
+		return nil, fmt.Errorf("create cgroup %q: want an absolute path below the root", path)
+	}
+	g := &Group{path: filepath.Clean(path), host: h}
+	made := false // something of the group is ours to take back
+	defer func() {
+		if err != nil && made {
+			err = errors.Join(err, g.Delete())
+		}
+	}()
+	for _, t := range h.trees() {
+		existed, err := t.make(g.path)
+		if err != nil {
+			return nil, fmt.Errorf("create cgroup %s: %w", g.path, err)
+		}
+		made = made || !existed
+		if !existed {
+			continue
+		}
+		if busy, err := occupied(filepath.Join(t.mount, g.path)); err != nil {
+			return nil, fmt.Errorf("create cgroup %s: %w", g.path, err)
+		} else if busy {
+			made = false
+			return nil, fmt.Errorf("create cgroup %s: %s has processes already: %w", g.path, filepath.Join(t.mount, g.path), os.ErrExist)
+		}
+	}
+	made = true
+	if res != nil {
+		if err := g.Set(res); err != nil {
+			return nil, err
+		}
+	}
+	return g, nil
+}
+
+// make makes the group's directory; existed tells that it was there.
+func (t *hierarchy) make(path string) (existed bool, err error) {
+	dir := filepath.Join(t.mount, path)
+	err = os.Mkdir(dir, 0o755)
+	if errors.Is(err, os.ErrNotExist) {
+		if err = t.makeParents(path); err == nil {
+			err = os.Mkdir(dir, 0o755)
+		}
+	}
+	if errors.Is(err, os.ErrExist) {
+		return true, nil
+	}
+	return false, err
+}
+
+// makeParents makes what is above the group, so that a child can use every controller: v2 delegates them level by
+// level, and a v1 cpuset takes no process before it has processors and memory nodes, which clone_children copies.
+func (t *hierarchy) makeParents(path string) error {
+	dir := t.mount
+	parts := strings.Split(strings.Trim(filepath.Dir(path), "/"), "/")
+	for _, part := range parts {
+		if t.v2 {
+			if err := delegate(dir, t.controllers); err != nil {
+				return err
+			}
+		}
+		dir = filepath.Join(dir, part)
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+		if t.has("cpuset") && !t.v2 {
+			if err := inheritCPUs(dir); err != nil {
+				return err
+			}
+		}
+	}
+	if t.v2 {
+		return delegate(dir, t.controllers)
+	}
+	return nil
+}
+
+// delegate gives the children of a v2 group every controller that can be given. One that cannot (a realtime process
+// keeps cpu, say) is missed only by who wants to set a limit of it.
+func delegate(dir string, controllers []string) error {
+	if len(controllers) == 0 {
+		return nil
+	}
+	file := filepath.Join(dir, "cgroup.subtree_control")
+	if write(file, "+"+strings.Join(controllers, " +")) == nil {
+		return nil
+	}
+	var first error
+	given := 0
+	for _, c := range controllers {
+		if err := write(file, "+"+c); err == nil {
+			given++
+		} else if first == nil {
+			first = err
+		}
+	}
+	if given == 0 {
+		return fmt.Errorf("delegate controllers: %w", first)
+	}
+	return nil
+}
+
+// inheritCPUs fills a v1 cpuset that is new from its parent.
+func inheritCPUs(dir string) error {
+	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+		own, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil {
+			return err
+		}
+		if strings.TrimSpace(string(own)) != "" {
+			continue
+		}
+		above, err := os.ReadFile(filepath.Join(filepath.Dir(dir), file))
+		if err != nil {
+			return err
+		}
+		if err := write(filepath.Join(dir, file), strings.TrimSpace(string(above))); err != nil {
+			return err
+		}
+	}
+	return write(filepath.Join(dir, "cgroup.clone_children"), "1")
+}
 
 // Open returns a handle for an existing group; os.ErrNotExist if no hierarchy has it.
-func Open(path string) (*Group, error) { panic("contract") }
+func Open(path string) (*Group, error) {
+	h, err := machine()
+	if err != nil {
+		return nil, err
+	}
+	g := &Group{path: filepath.Clean(path), host: h}
+	for _, t := range h.trees() {
+		if _, err := os.Stat(filepath.Join(t.mount, g.path)); err == nil {
+			return g, nil
+		}
+	}
+	return nil, fmt.Errorf("open cgroup %s: %w", path, os.ErrNotExist)
+}
 
 // Path is the path given to Create or Open.
-func (g *Group) Path() string { panic("contract") }
+func (g *Group) Path() string { return g.path }
 
 // Paths maps a v1 controller ("memory"), or "" for v2, to the group's directory.
-func (g *Group) Paths() map[string]string { panic("contract") }
+func (g *Group) Paths() map[string]string {
+	paths := map[string]string{}
+	for _, t := range g.host.trees() {
+		dir := filepath.Join(t.mount, g.path)
+		if t.v2 {
+			paths[""] = dir
+			continue
+		}
+		for _, c := range t.controllers {
+			paths[c] = dir
+		}
+	}
+	return paths
+}
 
 // Entry is how a new process gets into the group.
 type Entry struct {
@@ -50,65 +211,173 @@ type Entry struct {
 }
 
 // Close closes the descriptors.
-func (e *Entry) Close() { panic("contract") }
+func (e *Entry) Close() {
+	if e.Unified != nil {
+		_ = e.Unified.Close() // a directory: nothing to lose
+	}
+	for _, f := range e.Tasks {
+		_ = f.Close() // nothing was written by us
+	}
+}
 
 // Entry opens the group's entry. The caller closes it.
-func (g *Group) Entry() (*Entry, error) { panic("contract") }
+func (g *Group) Entry() (*Entry, error) {
+	e := &Entry{}
+	for _, t := range g.host.trees() {
+		name, flags := filepath.Join(t.mount, g.path, "tasks"), unix.O_WRONLY|unix.O_CLOEXEC
+		if t.v2 {
+			name, flags = filepath.Join(t.mount, g.path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC
+		}
+		fd, err := unix.Open(name, flags, 0)
+		if err != nil {
+			e.Close()
+			return nil, fmt.Errorf("open the entry of cgroup %s: %w", g.path, &os.PathError{Op: "open", Path: name, Err: err})
+		}
+		if t.v2 {
+			e.Unified = os.NewFile(uintptr(fd), name)
+		} else {
+			e.Tasks = append(e.Tasks, os.NewFile(uintptr(fd), name))
+		}
+	}
+	return e, nil
+}
 
-// Set applies limits; nil fields stay as they are.
-func (g *Group) Set(res *specs.LinuxResources) error { panic("contract") }
+// processes is the directory that is asked for the group's processes: all hierarchies have the same.
+func (g *Group) processes() string {
+	if dir := g.host.dir("pids", g.path); dir != "" {
+		return dir
+	}
+	return filepath.Join(g.host.trees()[0].mount, g.path)
+}
 
 // Procs lists the processes of the group and, if deep, of the groups below it.
-func (g *Group) Procs(deep bool) ([]int, error) { panic("contract") }
+func (g *Group) Procs(deep bool) ([]int, error) {
+	var pids []int
+	err := walk(g.processes(), deep, func(dir string) error {
+		text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		if err != nil {
+			return err
+		}
+		for field := range strings.FieldsSeq(string(text)) {
+			pid, err := strconv.Atoi(field)
+			if err != nil {
+				return fmt.Errorf("%s/cgroup.procs: %w", dir, err)
+			}
+			pids = append(pids, pid)
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENODEV) {
+		return nil, fmt.Errorf("list processes of cgroup %s: %w", g.path, err)
+	}
+	return pids, nil
+}
 
-// Freeze and Thaw stop and continue every process and return when the kernel says so.
-func (g *Group) Freeze() error { panic("contract") }
-func (g *Group) Thaw() error   { panic("contract") }
+// walk calls f for a group's directory and, if deep, for those below it, children last.
+func walk(dir string, deep bool, f func(dir string) error) error {
+	if err := f(dir); err != nil || !deep {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		if err := walk(filepath.Join(dir, e.Name()), deep, f); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
 
-// Frozen reports whether the group is frozen.
-func (g *Group) Frozen() (bool, error) { panic("contract") }
+func occupied(dir string) (bool, error) {
+	text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if errors.Is(err, unix.EOPNOTSUPP) { // a threaded v2 group
+		return true, nil
+	}
+	return len(text) > 0, err
+}
 
-// Kill sends SIGKILL to every process below the group: cgroup.kill on v2, else freeze, kill, thaw.
-func (g *Group) Kill() error { panic("contract") }
+// dying bounds the wait for processes that have been killed, or frozen, to be gone or to stand still.
+const dying = 10 * time.Second
 
-// OOMKills is how many processes of the group the kernel's out-of-memory killer has ended.
-func (g *Group) OOMKills() (uint64, error) { panic("contract") }
+// poll calls f, with growing pauses, until it is done or fails or the time is over.
+func poll(what string, f func() (done bool, err error)) error {
+	pause := 50 * time.Microsecond
+	for end := time.Now().Add(dying); ; {
+		done, err := f()
+		if done || err != nil {
+			return err
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("%s: still not after %v: %w", what, dying, unix.EBUSY)
+		}
+		time.Sleep(pause)
+		pause = min(2*pause, 20*time.Millisecond)
+	}
+}
 
 // Delete removes the group and everything below it in every hierarchy, waiting a moment for dying processes.
 // Deleting what is not there succeeds.
-func (g *Group) Delete() error { panic("contract") }
-
-// Stats is one reading. Byte counts are bytes, times are durations, counts since creation of the group.
-type Stats struct {
-	Read   time.Time
-	CPU    CPUStats
-	Memory MemoryStats
-	Pids   PidsStats
-	Blkio  []BlkioEntry
+func (g *Group) Delete() error {
+	var errs []error
+	for _, t := range g.host.trees() {
+		if err := removeTree(filepath.Join(t.mount, g.path)); err != nil {
+			errs = append(errs, fmt.Errorf("delete cgroup %s: %w", g.path, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
-type CPUStats struct {
-	Usage, User, System       time.Duration
-	PerCPU                    []time.Duration // v1 only
-	Periods, ThrottledPeriods uint64
-	Throttled                 time.Duration
+func removeTree(dir string) error {
+	err := unix.Rmdir(dir)
+	if err == nil || err == unix.ENOENT {
+		return nil
+	}
+	entries, readErr := os.ReadDir(dir)
+	if readErr != nil {
+		if errors.Is(readErr, os.ErrNotExist) {
+			return nil
+		}
+		return readErr
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			if err := removeTree(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return poll("remove "+dir, func() (bool, error) {
+		err := unix.Rmdir(dir)
+		switch err {
+		case nil, unix.ENOENT:
+			return true, nil
+		case unix.EBUSY, unix.EINTR:
+			return false, nil
+		}
+		return false, &os.PathError{Op: "rmdir", Path: dir, Err: err}
+	})
 }
 
-type MemoryStats struct {
-	Usage, MaxUsage, Limit uint64 // Limit is math.MaxUint64 if there is none
-	SwapUsage, SwapLimit   uint64
-	Failcnt, OOMKills      uint64
-	Stat                   map[string]uint64 // memory.stat as the kernel gives it
+// write writes a value to a cgroup file in one call.
+func write(file, value string) error {
+	fd, err := unix.Open(file, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: file, Err: err}
+	}
+	for {
+		_, err = unix.Write(fd, []byte(value))
+		if err != unix.EINTR {
+			break
+		}
+	}
+	_ = unix.Close(fd)
+	if err != nil {
+		return fmt.Errorf("write %q to %s: %w", value, file, err)
+	}
+	return nil
 }
-
-type PidsStats struct{ Current, Limit uint64 } // Limit 0: none
-
-// BlkioEntry is bytes and operations of one device; Op is "Read", "Write", ….
-type BlkioEntry struct {
-	Major, Minor uint64
-	Op           string
-	Bytes, Ops   uint64
-}
-
-// Stats reads the group's accounting.
-func (g *Group) Stats() (*Stats, error) { panic("contract") }

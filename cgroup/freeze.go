@@ -1,0 +1,93 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Freeze stops every process of the group and returns when the kernel says so.
+func (g *Group) Freeze() error { return g.freeze(true) }
+
+// Thaw lets every process go on and returns when the kernel says so.
+func (g *Group) Thaw() error { return g.freeze(false) }
+
+func (g *Group) freeze(on bool) error {
+	file, value := g.freezer(on)
+	if file == "" {
+		return fmt.Errorf("freeze cgroup %s: the freezer controller is not mounted", g.path)
+	}
+	what := map[bool]string{true: "freeze", false: "thaw"}[on] + " cgroup " + g.path
+	if err := write(file, value); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return poll(what, func() (bool, error) {
+		frozen, err := g.Frozen()
+		if err == nil && frozen != on && on {
+			err = write(file, value) // v1 wants to be asked again when processes fork meanwhile
+		}
+		return frozen == on, err
+	})
+}
+
+// freezer is the file that freezes and what to write to it.
+func (g *Group) freezer(on bool) (file, value string) {
+	if g.host.mode() == V2 {
+		return filepath.Join(g.host.unified.mount, g.path, "cgroup.freeze"), map[bool]string{true: "1", false: "0"}[on]
+	}
+	dir := g.host.dir("freezer", g.path)
+	if dir == "" {
+		return "", ""
+	}
+	return filepath.Join(dir, "freezer.state"), map[bool]string{true: "FROZEN", false: "THAWED"}[on]
+}
+
+// Frozen reports whether the group is frozen.
+func (g *Group) Frozen() (bool, error) {
+	if g.host.mode() == V2 {
+		events, err := readPairs(filepath.Join(g.host.unified.mount, g.path, "cgroup.events"))
+		return events["frozen"] == 1, err
+	}
+	dir := g.host.dir("freezer", g.path)
+	if dir == "" {
+		return false, nil
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "freezer.state"))
+	if err != nil {
+		return false, fmt.Errorf("is cgroup %s frozen: %w", g.path, err)
+	}
+	return strings.TrimSpace(string(text)) == "FROZEN", nil
+}
+
+// Kill sends SIGKILL to every process of the group and below: by cgroup.kill on v2, else frozen, so that none gets
+// away by forking.
+func (g *Group) Kill() error {
+	if g.host.mode() == V2 {
+		err := write(filepath.Join(g.host.unified.mount, g.path, "cgroup.kill"), "1")
+		if err == nil || errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		return fmt.Errorf("kill cgroup %s: %w", g.path, err)
+	}
+	pids, err := g.Procs(true)
+	if err != nil || len(pids) == 0 {
+		return err
+	}
+	freezeErr := g.Freeze() // without a freezer the loop below catches up
+	if pids, err = g.Procs(true); err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil && err != unix.ESRCH {
+			return fmt.Errorf("kill process %d of cgroup %s: %w", pid, g.path, err)
+		}
+	}
+	if freezeErr != nil {
+		return nil
+	}
+	return g.Thaw()
+}

@@ -1,0 +1,120 @@
+package cgroup
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// hierarchy is one mounted tree. On v2, controllers are those that the root offers.
+type hierarchy struct {
+	mount       string
+	controllers []string
+	v2          bool
+}
+
+func (h *hierarchy) has(controller string) bool { return slices.Contains(h.controllers, controller) }
+
+// host is what the machine has: the v1 hierarchies with a controller, and the v2 tree if it is mounted.
+type host struct {
+	v1      []hierarchy
+	unified *hierarchy
+}
+
+// machine is read once: hierarchies are mounted at boot.
+var machine = sync.OnceValues(func() (*host, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("find the cgroup hierarchies: %w", err)
+	}
+	defer f.Close()
+	return readHost(f, os.ReadFile)
+})
+
+// readHost reads /proc/self/mountinfo; see proc_pid_mountinfo(5). Of hierarchies mounted twice the first counts.
+func readHost(mountinfo io.Reader, read func(string) ([]byte, error)) (*host, error) {
+	h := &host{}
+	seen := map[string]bool{}
+	lines := bufio.NewScanner(mountinfo)
+	for lines.Scan() {
+		left, right, found := strings.Cut(lines.Text(), " - ")
+		place, kind := strings.Fields(left), strings.Fields(right)
+		if !found || len(place) < 5 || len(kind) < 3 {
+			continue
+		}
+		switch kind[0] {
+		case "cgroup2":
+			if h.unified != nil {
+				continue
+			}
+			h.unified = &hierarchy{mount: place[4], v2: true}
+			if text, err := read(filepath.Join(place[4], "cgroup.controllers")); err == nil {
+				h.unified.controllers = strings.Fields(string(text))
+			}
+		case "cgroup":
+			var controllers []string
+			for option := range strings.SplitSeq(kind[2], ",") {
+				if slices.Contains(v1Controllers, option) && !seen[option] {
+					controllers = append(controllers, option)
+					seen[option] = true
+				}
+			}
+			if len(controllers) > 0 {
+				h.v1 = append(h.v1, hierarchy{mount: place[4], controllers: controllers})
+			}
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("read mountinfo: %w", err)
+	}
+	if len(h.v1) == 0 && h.unified == nil {
+		return nil, fmt.Errorf("no cgroup hierarchy is mounted: mount one (mount -t cgroup2 none /sys/fs/cgroup)")
+	}
+	return h, nil
+}
+
+// v1Controllers are the controllers of v1 that a container may have; see cgroups(7).
+var v1Controllers = []string{"blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "net_cls", "net_prio", "perf_event", "pids", "rdma", "misc"}
+
+func (h *host) mode() Mode {
+	switch {
+	case len(h.v1) == 0:
+		return V2
+	case h.unified == nil:
+		return V1
+	default:
+		return Hybrid
+	}
+}
+
+// Detect returns how the host mounts its hierarchies.
+func Detect() (Mode, error) {
+	h, err := machine()
+	if err != nil {
+		return 0, err
+	}
+	return h.mode(), nil
+}
+
+// trees are the hierarchies that groups are made in: every v1 one, or v2 where there is no other.
+func (h *host) trees() []hierarchy {
+	if len(h.v1) == 0 {
+		return []hierarchy{*h.unified}
+	}
+	return h.v1
+}
+
+// dir is a group's directory in the hierarchy of a controller; "" if the host has no such controller.
+func (h *host) dir(controller, path string) string {
+	for _, t := range h.trees() {
+		if t.has(controller) {
+			return filepath.Join(t.mount, path)
+		}
+	}
+	return ""
+}

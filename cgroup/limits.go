@@ -1,0 +1,203 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// setting is one value for one file of one controller. Field is the runtime specification's name for errors.
+type setting struct {
+	controller, file, value, field string
+	optional                       bool // passed over where the kernel lacks the file
+}
+
+// Set applies limits; nil fields stay as they are.
+func (g *Group) Set(res *specs.LinuxResources) error {
+	if res == nil {
+		return nil
+	}
+	var list []setting
+	var err error
+	if g.host.mode() == V2 {
+		list, err = settingsV2(res)
+	} else {
+		list, err = settingsV1(res)
+	}
+	if err != nil {
+		return fmt.Errorf("limit cgroup %s: %w", g.path, err)
+	}
+	for _, s := range g.order(list) {
+		if err := g.apply(s); err != nil {
+			return err
+		}
+	}
+	if len(res.Devices) > 0 {
+		if err := g.setDevices(res.Devices); err != nil {
+			return fmt.Errorf("limit cgroup %s: devices: %w", g.path, err)
+		}
+	}
+	return nil
+}
+
+func (g *Group) apply(s setting) error {
+	dir := g.host.dir(s.controller, g.path)
+	if dir == "" {
+		return fmt.Errorf("limit cgroup %s: %s needs the %s controller, which this host does not offer", g.path, s.field, s.controller)
+	}
+	err := write(filepath.Join(dir, s.file), s.value)
+	switch {
+	case err == nil, s.optional && (errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.EOPNOTSUPP)):
+		return nil
+	case errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("limit cgroup %s: %s: the kernel has no %s", g.path, s.field, s.file)
+	case errors.Is(err, unix.EBUSY) && s.controller == "memory":
+		return fmt.Errorf("limit cgroup %s: %s: more is in use than the new limit allows: %w", g.path, s.field, err)
+	}
+	return fmt.Errorf("limit cgroup %s: %s: %w", g.path, s.field, err)
+}
+
+// order puts v1's memory+swap limit before the memory limit when both grow: at no moment may the latter be the larger.
+func (g *Group) order(list []setting) []setting {
+	memory, swap := -1, -1
+	for i, s := range list {
+		switch s.file {
+		case "memory.limit_in_bytes":
+			memory = i
+		case "memory.memsw.limit_in_bytes":
+			swap = i
+		}
+	}
+	if memory < 0 || swap < 0 {
+		return list
+	}
+	now, err := readNumber(filepath.Join(g.host.dir("memory", g.path), "memory.memsw.limit_in_bytes"))
+	var asked uint64
+	if _, scanErr := fmt.Sscan(list[memory].value, &asked); scanErr != nil { // "-1": no limit
+		asked = ^uint64(0)
+	}
+	if err == nil && asked > now {
+		list[memory], list[swap] = list[swap], list[memory]
+	}
+	return list
+}
+
+// number adds a setting for a value that is there.
+func number[T int64 | uint64 | uint16 | uint32](list []setting, controller, file, field string, value *T) []setting {
+	if value == nil {
+		return list
+	}
+	return append(list, setting{controller: controller, file: file, field: field, value: fmt.Sprint(*value)})
+}
+
+// positive likewise, but for zero, which the specification's users write for "not set".
+func positive[T int64 | uint64 | uint16 | uint32](list []setting, controller, file, field string, value *T) []setting {
+	if value == nil || *value == 0 {
+		return list
+	}
+	return number(list, controller, file, field, value)
+}
+
+func text(list []setting, controller, file, field, value string) []setting {
+	if value == "" {
+		return list
+	}
+	return append(list, setting{controller: controller, file: file, field: field, value: value})
+}
+
+// settingsV1 are a specification's limits as v1 wants them; see the kernel's admin-guide/cgroup-v1.
+func settingsV1(res *specs.LinuxResources) ([]setting, error) {
+	if len(res.Unified) > 0 {
+		return nil, errors.New("linux.resources.unified: this host has no cgroup v2 controllers")
+	}
+	var l []setting
+	if m := res.Memory; m != nil {
+		l = positive(l, "memory", "memory.limit_in_bytes", "memory.limit", m.Limit)
+		l = positive(l, "memory", "memory.memsw.limit_in_bytes", "memory.swap", m.Swap)
+		l = positive(l, "memory", "memory.soft_limit_in_bytes", "memory.reservation", m.Reservation)
+		l = positive(l, "memory", "memory.kmem.tcp.limit_in_bytes", "memory.kernelTCP", m.KernelTCP)
+		l = number(l, "memory", "memory.swappiness", "memory.swappiness", m.Swappiness)
+		if m.DisableOOMKiller != nil && *m.DisableOOMKiller {
+			l = text(l, "memory", "memory.oom_control", "memory.disableOOMKiller", "1")
+		}
+		for i := range l { // kernels without swap accounting have no memsw files
+			l[i].optional = l[i].file == "memory.memsw.limit_in_bytes" && (m.Limit == nil || *m.Swap >= *m.Limit)
+		}
+	}
+	if c := res.CPU; c != nil {
+		l = positive(l, "cpu", "cpu.shares", "cpu.shares", c.Shares)
+		l = positive(l, "cpu", "cpu.cfs_period_us", "cpu.period", c.Period)
+		l = positive(l, "cpu", "cpu.cfs_quota_us", "cpu.quota", c.Quota)
+		l = number(l, "cpu", "cpu.cfs_burst_us", "cpu.burst", c.Burst)
+		l = positive(l, "cpu", "cpu.rt_period_us", "cpu.realtimePeriod", c.RealtimePeriod)
+		l = positive(l, "cpu", "cpu.rt_runtime_us", "cpu.realtimeRuntime", c.RealtimeRuntime)
+		l = number(l, "cpu", "cpu.idle", "cpu.idle", c.Idle)
+		l = text(l, "cpuset", "cpuset.cpus", "cpu.cpus", c.Cpus)
+		l = text(l, "cpuset", "cpuset.mems", "cpu.mems", c.Mems)
+	}
+	l = pids(l, res.Pids)
+	l = hugepages(l, res.HugepageLimits, func(size string) string { return "hugetlb." + size + ".limit_in_bytes" })
+	if n := res.Network; n != nil {
+		l = positive(l, "net_cls", "net_cls.classid", "network.classID", n.ClassID)
+		for _, p := range n.Priorities {
+			l = text(l, "net_prio", "net_prio.ifpriomap", "network.priorities", fmt.Sprintf("%s %d", p.Name, p.Priority))
+		}
+	}
+	if b := res.BlockIO; b != nil {
+		l = positive(l, "blkio", "blkio.bfq.weight", "blockIO.weight", b.Weight)
+		l = positive(l, "blkio", "blkio.leaf_weight", "blockIO.leafWeight", b.LeafWeight)
+		for _, d := range b.WeightDevice {
+			if d.Weight != nil {
+				l = text(l, "blkio", "blkio.bfq.weight_device", "blockIO.weightDevice", fmt.Sprintf("%d:%d %d", d.Major, d.Minor, *d.Weight))
+			}
+		}
+		for file, devices := range map[string][]specs.LinuxThrottleDevice{
+			"blkio.throttle.read_bps_device": b.ThrottleReadBpsDevice, "blkio.throttle.write_bps_device": b.ThrottleWriteBpsDevice,
+			"blkio.throttle.read_iops_device": b.ThrottleReadIOPSDevice, "blkio.throttle.write_iops_device": b.ThrottleWriteIOPSDevice,
+		} {
+			for _, d := range devices {
+				l = text(l, "blkio", file, "blockIO throttling", fmt.Sprintf("%d:%d %d", d.Major, d.Minor, d.Rate))
+			}
+		}
+	}
+	return rdma(l, res.Rdma), nil
+}
+
+func pids(l []setting, p *specs.LinuxPids) []setting {
+	if p == nil || p.Limit == nil {
+		return l
+	}
+	value := "max"
+	if *p.Limit > 0 {
+		value = fmt.Sprint(*p.Limit)
+	}
+	return text(l, "pids", "pids.max", "pids.limit", value)
+}
+
+func hugepages(l []setting, limits []specs.LinuxHugepageLimit, file func(size string) string) []setting {
+	for _, h := range limits {
+		l = text(l, "hugetlb", file(h.Pagesize), "hugepageLimits", fmt.Sprint(h.Limit))
+	}
+	return l
+}
+
+func rdma(l []setting, limits map[string]specs.LinuxRdma) []setting {
+	for device, r := range limits {
+		var parts []string
+		if r.HcaHandles != nil {
+			parts = append(parts, fmt.Sprintf("hca_handle=%d", *r.HcaHandles))
+		}
+		if r.HcaObjects != nil {
+			parts = append(parts, fmt.Sprintf("hca_object=%d", *r.HcaObjects))
+		}
+		if len(parts) > 0 {
+			l = text(l, "rdma", "rdma.max", "rdma", device+" "+strings.Join(parts, " "))
+		}
+	}
+	return l
+}
