@@ -3,10 +3,7 @@ package docker
 import (
 	"bufio"
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -16,25 +13,29 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/client"
 
 	"gantry/internal/engine"
-	images "gantry/internal/image"
 	"gantry/internal/logs"
 )
 
 // serve runs a handler over f on a unix socket and returns its path.
 func serve(t *testing.T, f *fake) string {
 	t.Helper()
+	return serveBackend(t, f)
+}
+
+func serveBackend(t *testing.T, b Backend) string {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: New(f, "9.9")}
+	srv := &http.Server{Handler: New(b, "9.9")}
 	go func() { _ = srv.Serve(l) }()
 	t.Cleanup(func() { _ = srv.Close() })
 	return path
@@ -231,7 +232,11 @@ func TestExecFailure(t *testing.T) {
 	if _, err := stdcopy.StdCopy(&out, io.Discard, x.Reader); err != nil || out.String() != "exec: nope: not found\r\n" {
 		t.Errorf("got %q, %v", &out, err)
 	}
-	f.execGone = errors.New("gone")
+	f.err = errdefs.ErrConflict.WithMessage("exec x1 has already run")
+	if w := do(f, "POST", "/exec/x1/start", "{}"); w.Code != 409 {
+		t.Errorf("an exec that has run: %d", w.Code)
+	}
+	f.err, f.execGone = errors.New("broken"), errors.New("gone")
 	if w := do(f, "POST", "/exec/x1/start", "{}"); w.Code != 500 {
 		t.Errorf("an unknown exec: %d", w.Code)
 	}
@@ -296,6 +301,78 @@ func TestLogs(t *testing.T) {
 	}
 }
 
+// follower is a fake whose log goes on until the client leaves.
+type follower struct {
+	fake
+	more chan logs.Entry
+	left chan error
+}
+
+func (f *follower) LogsContainer(ctx context.Context, _ string, _ engine.LogQuery, each func(logs.Entry) error) error {
+	for {
+		select {
+		case e := <-f.more:
+			if err := each(e); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			f.left <- ctx.Err()
+			return ctx.Err()
+		}
+	}
+}
+
+// TestFollow: a line reaches the client while the log goes on, and the engine is told when the client leaves.
+func TestFollow(t *testing.T) {
+	f := &follower{more: make(chan logs.Entry), left: make(chan error, 1)}
+	srv := httptest.NewServer(New(f, "9.9"))
+	defer srv.Close()
+	resp, err := http.Get(srv.URL + "/containers/c1/logs?stdout=1&follow=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 12)
+	for _, line := range []string{"one\n", "two\n"} {
+		f.more <- logs.Entry{Line: []byte(line), Stream: logs.Stdout}
+		if _, err := io.ReadFull(resp.Body, got); err != nil || string(got[8:]) != line {
+			t.Fatalf("%q %v", got, err)
+		}
+	}
+	_ = resp.Body.Close()
+	select {
+	case <-f.left:
+	case <-time.After(waitTime):
+		t.Error("the engine was not told that the client left")
+	}
+}
+
+// TestWaitClientLeaves: the engine's wait ends with the client's connection.
+func TestWaitClientLeaves(t *testing.T) {
+	f := &waits{left: make(chan struct{})}
+	conn, r := dial(t, serveBackend(t, f), "POST /containers/c1/wait HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n")
+	if resp, err := http.ReadResponse(r, nil); err != nil || resp.StatusCode != 200 {
+		t.Fatal(resp, err)
+	}
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-f.left:
+	case <-time.After(waitTime):
+		t.Error("the engine waits on")
+	}
+}
+
+type waits struct {
+	fake
+	left chan struct{}
+}
+
+func (f *waits) WaitContainer(ctx context.Context, _ string, _ container.WaitCondition) (<-chan engine.WaitResult, error) {
+	context.AfterFunc(ctx, func() { close(f.left) })
+	return make(chan engine.WaitResult), nil
+}
+
 // TestLogErrors: once the header is out, an error is a frame of stderr.
 func TestLogErrors(t *testing.T) {
 	w := httptest.NewRecorder()
@@ -311,189 +388,4 @@ type followFails struct{ fake }
 
 func (f *followFails) LogsContainer(context.Context, string, engine.LogQuery, func(logs.Entry) error) error {
 	return errors.New("disk gone")
-}
-
-func TestEvents(t *testing.T) {
-	list := []events.Message{
-		{Type: events.ContainerEventType, Action: events.ActionStart, Actor: events.Actor{ID: "c1", Attributes: map[string]string{"image": "debian"}}, Time: 5},
-		{Type: events.NetworkEventType, Action: events.ActionCreate, Actor: events.Actor{ID: "n1"}},
-	}
-	for _, version := range []string{"1.41", "1.51", "1.52", MaxAPIVersion} {
-		f := &fake{events: list}
-		res := mobyClient(t, f, version).Events(within(t), client.EventsListOptions{Filters: client.Filters{}.Add("type", "container")})
-		var got []string
-		for range list {
-			select {
-			case m := <-res.Messages:
-				got = append(got, string(m.Action)+" "+m.Actor.ID)
-			case err := <-res.Err:
-				t.Fatalf("%s: %v", version, err)
-			}
-		}
-		if fmt.Sprint(got) != "[start c1 create n1]" {
-			t.Errorf("%s: %v", version, got)
-		}
-		if !f.query.Filters["type"]["container"] || f.query.Since.IsZero() || !f.query.Until.IsZero() {
-			t.Errorf("%s: query %+v", version, f.query)
-		}
-	}
-}
-
-func TestEventForms(t *testing.T) {
-	one := []events.Message{{Type: events.ContainerEventType, Action: "die", Actor: events.Actor{ID: "c1", Attributes: map[string]string{"image": "i"}}}}
-	for _, c := range []struct{ version, accept, media, body string }{
-		{"1.51", "application/jsonl", "application/json", `{"status":"die","id":"c1","from":"i","Type":"container","Action":"die","Actor":{"ID":"c1","Attributes":{"image":"i"}}}`},
-		{"1.52", "", "application/json", `{"Type":"container","Action":"die","Actor":{"ID":"c1","Attributes":{"image":"i"}}}`},
-		{"1.52", "application/x-ndjson", "application/x-ndjson", `{"Type":"container","Action":"die","Actor":{"ID":"c1","Attributes":{"image":"i"}}}`},
-		{"1.52", "application/json-seq", "application/json-seq", "\x1e" + `{"Type":"container","Action":"die","Actor":{"ID":"c1","Attributes":{"image":"i"}}}`},
-	} {
-		f := &fake{events: one}
-		r := httptest.NewRequest("GET", "/v"+c.version+"/events?since=1&until=2", http.NoBody)
-		r.Header.Set("Accept", c.accept)
-		w := httptest.NewRecorder()
-		New(f, "9.9").ServeHTTP(w, r)
-		if ct := w.Header().Get("Content-Type"); ct != c.media || w.Body.String() != c.body+"\n" {
-			t.Errorf("%+v: %s %q", c, ct, w.Body)
-		}
-		if f.query.Since.Unix() != 1 || f.query.Until.Unix() != 2 {
-			t.Errorf("query %+v", f.query)
-		}
-	}
-}
-
-func TestPull(t *testing.T) {
-	auth := base64.URLEncoding.EncodeToString([]byte(`{"username":"u","password":"p"}`))
-	some := []images.Progress{{ID: "l1", Status: "Downloading", Current: 1, Total: 2}, {ID: "l1", Status: "Downloading", Current: 1, Total: 2}, {ID: "l1", Status: "Pull complete"}}
-	f := &fake{progress: some}
-	r, err := mobyClient(t, f, "").ImagePull(within(t), "host:5000/a/b:1", client.ImagePullOptions{RegistryAuth: auth})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var lines []string
-	for m, err := range r.JSONMessages(within(t)) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		lines = append(lines, m.ID+"|"+m.Status)
-	}
-	want := []string{"1|Pulling from a/b", "l1|Downloading", "l1|Pull complete", "|Digest: " + pulled.String(), "|Status: Downloaded newer image for host:5000/a/b:1"}
-	if fmt.Sprint(lines) != fmt.Sprint(want) {
-		t.Errorf("got  %q\nwant %q", lines, want)
-	}
-	if got := f.took(); got != "image host:5000/a/b:1 ; pull host:5000/a/b:1  u:p" {
-		t.Errorf("backend got %q", got)
-	}
-}
-
-func TestPullForms(t *testing.T) {
-	f := &fake{imageID: pulled, progress: []images.Progress{{ID: "l1", Status: "Downloading", Current: 1, Total: 2}}}
-	w := do(f, "POST", "/v1.41/images/create?fromImage=debian&tag=12&platform=linux/arm64", "")
-	if got := f.took(); got != "image docker.io/library/debian:12 arm64; pull docker.io/library/debian:12 arm64 " {
-		t.Errorf("backend got %q", got)
-	}
-	if body := w.Body.String(); !strings.Contains(body, `"progress":"[=========================>                        ]       1B/2B"`) ||
-		!strings.HasSuffix(body, `{"status":"Status: Image is up to date for debian:12"}`+"\n") {
-		t.Errorf("body %s", body)
-	}
-	f = &fake{pullErr: errors.New("registry hung up"), progress: f.progress}
-	w = do(f, "POST", "/images/create?fromImage=debian&tag="+pulled.String(), "")
-	if body := w.Body.String(); w.Code != 200 || !strings.HasSuffix(body, `{"errorDetail":{"message":"registry hung up"},"error":"registry hung up"}`+"\n") {
-		t.Errorf("an error after the first line: %d %s", w.Code, body)
-	}
-	if got := f.took(); !strings.Contains(got, "pull docker.io/library/debian@"+pulled.String()) {
-		t.Errorf("by digest: backend got %q", got)
-	}
-	f.progress = nil
-	if w := do(f, "POST", "/images/create?fromImage=debian&tag=12", ""); w.Code != 500 || messageOf(w) != "registry hung up" {
-		t.Errorf("an error before the first line: %d %s", w.Code, w.Body)
-	}
-}
-
-func TestLoad(t *testing.T) {
-	f := &fake{}
-	big := strings.Repeat("tar", 1<<20) // more than the server would swallow after it has begun to answer
-	r, err := mobyClient(t, f, "").ImageLoad(within(t), strings.NewReader(big))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = r.Close() }()
-	body, err := io.ReadAll(r)
-	if err != nil || len(f.loaded) != len(big) {
-		t.Fatalf("%d of %d bytes, %v", len(f.loaded), len(big), err)
-	}
-	if !strings.Contains(string(body), `{"stream":"Loaded image: a:1\n"}`) || !strings.Contains(string(body), `{"stream":"Loaded image ID: `+pulled.String()) {
-		t.Errorf("body %s", body)
-	}
-}
-
-// TestClientRoundTrip uses the real client at its oldest, a middle and the newest version.
-func TestClientRoundTrip(t *testing.T) {
-	for _, version := range []string{"", "1.40", "1.44", MaxAPIVersion} {
-		f := &fake{}
-		c := mobyClient(t, f, version)
-		ctx := within(t)
-		check := func(what string, err error) {
-			t.Helper()
-			if err != nil {
-				t.Errorf("%s %s: %v", version, what, err)
-			}
-		}
-		p, err := c.Ping(ctx, client.PingOptions{})
-		check("ping", err)
-		if p.APIVersion != MaxAPIVersion || p.OSType != "linux" {
-			t.Errorf("ping: %+v", p)
-		}
-		created, err := c.ContainerCreate(ctx, client.ContainerCreateOptions{Name: "one", Config: &container.Config{Image: "debian", Cmd: []string{"true"}}})
-		check("create", err)
-		if created.ID != "c1" || created.Warnings == nil {
-			t.Errorf("create: %+v", created)
-		}
-		if f.created.Config.Image != "debian" || fmt.Sprint(f.created.Config.Cmd) != "[true]" {
-			t.Errorf("create: the backend got %+v", f.created.Config.Config)
-		}
-		_, err = c.ContainerStart(ctx, "c1", client.ContainerStartOptions{})
-		check("start", err)
-		list, err := c.ContainerList(ctx, client.ContainerListOptions{All: true})
-		check("list", err)
-		if len(list.Items) != 1 || list.Items[0].ID != "c1" {
-			t.Errorf("list: %+v", list)
-		}
-		in, err := c.ContainerInspect(ctx, "c1", client.ContainerInspectOptions{})
-		check("inspect", err)
-		if in.Container.NetworkSettings == nil || in.Container.NetworkSettings.SandboxID != "s1" {
-			t.Errorf("inspect: %+v", in.Container)
-		}
-		f.err = engine.ErrNotModified
-		_, err = c.ContainerStop(ctx, "c1", client.ContainerStopOptions{})
-		check("stop of a stopped one", err)
-	}
-}
-
-func TestOlderShapes(t *testing.T) {
-	get := func(target string) (m map[string]any) {
-		body := do(&fake{}, "GET", target, "").Body.Bytes()
-		if body[0] == '[' {
-			body = body[1 : len(body)-2]
-		}
-		if err := json.Unmarshal(body, &m); err != nil {
-			t.Fatalf("%s: %v", target, err)
-		}
-		return m
-	}
-	old, now := get("/v1.41/containers/c1/json")["NetworkSettings"].(map[string]any), get("/containers/c1/json")["NetworkSettings"].(map[string]any)
-	if old["EndpointID"] != "e1" || old["SandboxID"] != "s1" || old["IPPrefixLen"] != 16.0 || now["EndpointID"] != nil {
-		t.Errorf("NetworkSettings: %v, %v", old, now)
-	}
-	if old, now := get("/v1.43/images/json"), get("/v1.48/images/json"); old["VirtualSize"] != 5.0 || now["VirtualSize"] != nil || old["Descriptor"] != nil || now["Descriptor"] == nil {
-		t.Errorf("images: %v, %v", old, now)
-	}
-	if old, now := get("/v1.43/images/a/json"), get("/v1.48/images/a/json"); old["VirtualSize"] != 5.0 || now["VirtualSize"] != nil || old["Descriptor"] != nil || now["Descriptor"] == nil {
-		t.Errorf("image: %v, %v", old, now)
-	}
-	if old, now := get("/v1.42/images/json"), get("/v1.43/images/json"); fmt.Sprint(old["RepoTags"]) != "[<none>:<none>]" || fmt.Sprint(now["RepoTags"]) != "[]" {
-		t.Errorf("RepoTags: %v, %v", old["RepoTags"], now["RepoTags"])
-	}
-	if old, now := get("/v1.51/containers/json"), get("/v1.52/containers/json"); old["Health"] != nil || now["Health"] == nil {
-		t.Errorf("Health: %v, %v", old, now)
-	}
 }
