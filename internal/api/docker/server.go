@@ -132,9 +132,6 @@ func (w *response) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
-// Unwrap is for http.ResponseController.
-func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
 // Flush sends what has been written; a writer that cannot is left to send it when it likes.
 func (w *response) Flush() {
 	w.started = true
