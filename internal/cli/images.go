@@ -19,21 +19,16 @@ type imagesOptions struct {
 	format                       string
 }
 
-func newImages(a *app) *cobra.Command { return newImageList(a, "images") }
-
-func newImageList(a *app, name string) *cobra.Command {
+func newImages(a *app) *cobra.Command {
 	var o imagesOptions
 	cmd := &cobra.Command{
-		Use: name + " [OPTIONS] [REPOSITORY[:TAG]]", Short: "List images", Args: argsBetween(0, 1),
+		Use: "images [OPTIONS] [REPOSITORY[:TAG]]", Short: "List images", Args: argsBetween(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				o.filters = append(o.filters, "reference="+args[0])
 			}
 			return a.images(cmd.Context(), o)
 		},
-	}
-	if name == "ls" {
-		cmd.Aliases = []string{"list"}
 	}
 	set := cmd.Flags()
 	set.BoolVarP(&o.all, "all", "a", false, "Show all images (default hides intermediate and dangling images)")

@@ -22,16 +22,11 @@ type psOptions struct {
 	format                            string
 }
 
-func newPs(a *app) *cobra.Command { return newContainerList(a, "ps") }
-
-func newContainerList(a *app, name string) *cobra.Command {
+func newPs(a *app) *cobra.Command {
 	var o psOptions
 	cmd := &cobra.Command{
-		Use: name + " [OPTIONS]", Short: "List containers", Args: argsBetween(0, 0),
+		Use: "ps [OPTIONS]", Short: "List containers", Args: argsBetween(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.ps(cmd.Context(), o) },
-	}
-	if name == "ls" {
-		cmd.Aliases = []string{"ps", "list"}
 	}
 	set := cmd.Flags()
 	set.BoolVarP(&o.all, "all", "a", false, "Show all containers (default shows just running)")

@@ -35,24 +35,47 @@ func verbs() []verb {
 		{"rm", "Remove one or more containers", leaf(newRm)},
 		{"inspect", "Return low-level information on objects", leaf(newInspect)},
 		{"logs", "Fetch the logs of a container", leaf(newLogs)},
+		{"attach", "Attach local standard input, output, and error streams to a running container", leaf(newAttach)},
+		{"stop", "Stop one or more running containers", leaf(newStop)},
+		{"restart", "Restart one or more containers", leaf(newRestart)},
+		{"kill", "Kill one or more running containers", leaf(newKill)},
+		{"wait", "Block until one or more containers stop, then print their exit codes", leaf(newWait)},
+		{"pause", "Pause all processes within one or more containers", leaf(newPause)},
+		{"unpause", "Unpause all processes within one or more containers", leaf(newUnpause)},
+		{"rename", "Rename a container", leaf(newRename)},
+		{"update", "Update configuration of one or more containers", leaf(newUpdate)},
+		{"port", "List port mappings or a specific mapping for the container", leaf(newPort)},
+		{"top", "Display the running processes of a container", leaf(newTop)},
+		{"stats", "Display a live stream of container(s) resource usage statistics", leaf(newStats)},
+		{"events", "Get real time events from the server", leaf(newEvents)},
+		{"load", "Load an image from a tar archive or STDIN", leaf(newLoad)},
+		{"tag", "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE", leaf(newTag)},
+		{"rmi", "Remove one or more images", leaf(newRmi)},
+		{"history", "Show the history of an image", leaf(newHistory)},
+		{"version", "Show the version of the command line and the engine", leaf(newVersion)},
+		{"info", "Display system-wide information", leaf(newInfo)},
+		{"container", "Manage containers", group("container", "Manage containers", containerVerbs)},
+		{"image", "Manage images", group("image", "Manage images", imageVerbs)},
+		{"volume", "Manage volumes", group("volume", "Manage volumes", volumeVerbs)},
+		{"network", "Manage networks", group("network", "Manage networks", networkVerbs)},
+		{"system", "Manage the engine", group("system", "Manage the engine", systemVerbs)},
 	}
 }
 
 // root builds the command tree as far as args need it.
 func (a *app) root(args []string) *cobra.Command {
 	root := &cobra.Command{
-		Use:          "gantry [OPTIONS] COMMAND [ARG...]",
-		Short:        "A container platform that speaks the Docker Engine API",
-		SilenceUsage: true,
-		// The usage lines name their options themselves.
-		DisableFlagsInUseLine: true,
-		SilenceErrors:         true,
-		TraverseChildren:      true,
-		Version:               version.Version,
-		Args:                  unknownVerb,
-		RunE:                  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Use:              "gantry [OPTIONS] COMMAND [ARG...]",
+		Short:            "A container platform that speaks the Docker Engine API",
+		SilenceUsage:     true,
+		SilenceErrors:    true,
+		TraverseChildren: true,
+		Version:          version.Version,
+		Args:             unknownVerb,
+		RunE:             func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError(cmd, exitEngine, err) })
+	root.SetHelpFunc(func(cmd *cobra.Command, _ []string) { a.help(cmd) })
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.CompletionOptions.DisableDescriptions = true
 	root.Flags().StringVarP(&a.host, "host", "H", "", "Daemon socket to connect to (unix:// or tcp://)")
@@ -88,7 +111,9 @@ func verbIndex(args []string) rest {
 func addVerbs(a *app, parent *cobra.Command, table []verb, want rest) {
 	for _, v := range table {
 		if want.name == v.name {
-			parent.AddCommand(v.build(a, want.args))
+			cmd := v.build(a, want.args)
+			cmd.DisableFlagsInUseLine = true // the usage lines name their options themselves
+			parent.AddCommand(cmd)
 			return
 		}
 	}
@@ -110,6 +135,77 @@ func group(name, short string, table func() []verb) func(*app, []string) *cobra.
 		}
 		addVerbs(a, cmd, table(), verbIndex(args))
 		return cmd
+	}
+}
+
+// named gives a command another name in its group: ps is container ls.
+func named(name string, build func(*app) *cobra.Command) func(*app, []string) *cobra.Command {
+	return func(a *app, _ []string) *cobra.Command {
+		cmd := build(a)
+		_, rest, _ := strings.Cut(cmd.Use, " ")
+		cmd.Use = name + " " + rest
+		return cmd
+	}
+}
+
+func containerVerbs() []verb {
+	var table []verb
+	for _, v := range verbs() {
+		switch v.name {
+		case "run", "exec", "create", "start", "rm", "logs", "attach", "stop", "restart", "kill", "wait", "pause", "unpause",
+			"rename", "update", "port", "top", "stats":
+			table = append(table, v)
+		}
+	}
+	return append(table,
+		verb{"ls", "List containers", named("ls", newPs)},
+		verb{"list", "List containers", named("list", newPs)},
+		verb{"ps", "List containers", leaf(newPs)},
+		verb{"inspect", "Display detailed information on one or more containers", leaf(newInspectOf("container"))},
+		verb{"prune", "Remove all stopped containers", leaf(newContainerPrune)},
+	)
+}
+
+func imageVerbs() []verb {
+	return []verb{
+		{"ls", "List images", named("ls", newImages)},
+		{"list", "List images", named("list", newImages)},
+		{"pull", "Download an image from a registry", leaf(newPull)},
+		{"rm", "Remove one or more images", named("rm", newRmi)},
+		{"inspect", "Display detailed information on one or more images", leaf(newInspectOf("image"))},
+		{"load", "Load an image from a tar archive or STDIN", leaf(newLoad)},
+		{"tag", "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE", leaf(newTag)},
+		{"history", "Show the history of an image", leaf(newHistory)},
+		{"prune", "Remove unused images", leaf(newImagePrune)},
+	}
+}
+
+func volumeVerbs() []verb {
+	return []verb{
+		{"create", "Create a volume", leaf(newVolumeCreate)},
+		{"ls", "List volumes", leaf(newVolumeList)},
+		{"list", "List volumes", named("list", newVolumeList)},
+		{"rm", "Remove one or more volumes", leaf(newVolumeRm)},
+		{"inspect", "Display detailed information on one or more volumes", leaf(newInspectOf("volume"))},
+		{"prune", "Remove unused local volumes", leaf(newVolumePrune)},
+	}
+}
+
+func networkVerbs() []verb {
+	return []verb{
+		{"ls", "List networks", leaf(newNetworkList)},
+		{"list", "List networks", named("list", newNetworkList)},
+		{"inspect", "Display detailed information on one or more networks", leaf(newInspectOf("network"))},
+		{"prune", "Remove all unused networks", leaf(newNetworkPrune)},
+	}
+}
+
+func systemVerbs() []verb {
+	return []verb{
+		{"info", "Display system-wide information", leaf(newInfo)},
+		{"events", "Get real time events from the server", leaf(newEvents)},
+		{"df", "Show disk usage", leaf(newDiskUsage)},
+		{"prune", "Remove unused data", leaf(newSystemPrune)},
 	}
 }
 

@@ -1,0 +1,90 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/template"
+	"time"
+
+	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/client"
+	"github.com/spf13/cobra"
+)
+
+func newEvents(a *app) *cobra.Command {
+	var o client.EventsListOptions
+	var filters []string
+	var format string
+	cmd := &cobra.Command{
+		Use: "events [OPTIONS]", Short: "Get real time events from the server", Args: argsBetween(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if o.Filters, err = parseFilters(filters); err != nil {
+				return err
+			}
+			return a.events(cmd.Context(), o, format)
+		},
+	}
+	cmd.Flags().StringVar(&o.Since, "since", "", "Show all events created since timestamp")
+	cmd.Flags().StringVar(&o.Until, "until", "", "Stream events until this timestamp")
+	cmd.Flags().StringArrayVarP(&filters, "filter", "f", nil, "Filter output based on conditions provided")
+	cmd.Flags().StringVar(&format, "format", "", "Format output: 'json' or a Go template")
+	return cmd
+}
+
+func (a *app) events(ctx context.Context, o client.EventsListOptions, format string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var t *template.Template
+	if format != "" {
+		var err error
+		if format == "json" {
+			format = "{{json .}}"
+		}
+		if t, err = parseFormat(format); err != nil {
+			return err
+		}
+	}
+	api, err := a.engine(ctx)
+	if err != nil {
+		return err
+	}
+	stream := api.Events(ctx, o)
+	for {
+		select {
+		case event := <-stream.Messages:
+			if err := a.showEvent(t, event); err != nil {
+				return err
+			}
+		case err := <-stream.Err:
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+func (a *app) showEvent(t *template.Template, e events.Message) error {
+	if t != nil {
+		return executeLine(a.out, t, e)
+	}
+	when := time.Unix(e.Time, 0)
+	if e.TimeNano != 0 {
+		when = time.Unix(0, e.TimeNano)
+	}
+	var attributes []string
+	for _, name := range slices.Sorted(maps.Keys(e.Actor.Attributes)) {
+		attributes = append(attributes, name+"="+e.Actor.Attributes[name])
+	}
+	line := fmt.Sprintf("%s %s %s %s", when.Format("2006-01-02T15:04:05.000000000Z07:00"), e.Type, e.Action, e.Actor.ID)
+	if attributes != nil {
+		line += " (" + strings.Join(attributes, ", ") + ")"
+	}
+	a.println(line)
+	return nil
+}
