@@ -5,14 +5,21 @@
 //
 // A sandbox is a network namespace already wired to the bridge with an address and a default route, held only by a
 // descriptor of this process: when it dies, the kernel takes namespace, veth and address back, and nothing is left to
-// repair but the bridge and the table. A container that runs keeps its own namespace; Restore finds it again.
+// repair but the bridge and the table. A container that runs keeps its own namespace; Open finds its endpoint again.
 package network
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
 )
 
 // Options configure the default bridge of one engine.
@@ -24,15 +31,26 @@ type Options struct {
 }
 
 // Network is the default bridge. It is safe for concurrent use.
-type Network struct{}
+type Network struct {
+	o        Options
+	info     Info
+	index    int // of the bridge
+	firewall *firewall
+	ports    *portTable
+	refill   chan struct{} // wakes the worker that fills the pool
+	sweep    chan struct{} // wakes the worker that deletes links
+	stop     context.CancelFunc
+	workers  sync.WaitGroup
 
-// Open creates or takes over bridge and table, and enables forwarding. Leftovers of an earlier process are removed,
-// endpoints named in live kept.
-func Open(ctx context.Context, o Options, live []Endpoint) (*Network, error) { panic("contract") }
-
-// Close stops the pool; bridge, table and live endpoints stay. Remove also takes bridge and table away.
-func (n *Network) Close() error  { panic("contract") }
-func (n *Network) Remove() error { panic("contract") }
+	mu        sync.Mutex
+	addresses *allocator
+	ready     []*sandbox
+	endpoints map[string]*attachment // by Endpoint.ID
+	trash     []trashed
+	pending   int           // addresses on their way: into the pool, or free when the sweeper is done
+	freed     chan struct{} // closed and replaced whenever one of them arrived
+	closed    bool
+}
 
 // Info describes the network.
 type Info struct {
@@ -40,9 +58,9 @@ type Info struct {
 	Subnet  netip.Prefix
 	Gateway netip.Addr
 	MTU     int
+	// Forwarding tells that Open had to switch net.ipv4.ip_forward on; it stays on.
+	Forwarding bool
 }
-
-func (n *Network) Info() Info { panic("contract") }
 
 // Port is a published port. HostPort 0 asks for a free one (32768 upwards); HostIP zero means every address.
 type Port struct {
@@ -72,16 +90,98 @@ type Endpoint struct {
 	MAC       string
 	Ports     []Port // with the host ports that were chosen
 	// Namespace is the sandbox's path, for the runtime specification: /proc/<pid>/fd/<n> of this process until the
-	// container has joined it.
+	// container has joined it. Empty for an endpoint in a namespace of the caller's own.
 	Namespace string
 }
 
-// Connect takes a sandbox (from the pool), publishes the ports, and returns the endpoint. A port that is taken is
-// errdefs.ErrUnavailable-like with the port named: "port 0.0.0.0:8080/tcp is taken".
-func (n *Network) Connect(ctx context.Context, r Request) (*Endpoint, error) { panic("contract") }
+// Open creates or takes over bridge and table, and enables forwarding. Leftovers of an earlier process are removed,
+// endpoints named in live kept: their links, addresses, ports and map elements.
+func Open(ctx context.Context, o Options, live []Endpoint) (*Network, error) {
+	if o.Bridge == "" || len(o.Bridge) >= unix.IFNAMSIZ || o.Table == "" {
+		return nil, fmt.Errorf("bridge %q, table %q: want an interface name of 1 to %d bytes and a table: %w", o.Bridge, o.Table, unix.IFNAMSIZ-1, errdefs.ErrInvalidArgument)
+	}
+	bridge, subnet, err := openBridge(o, live)
+	if err != nil {
+		return nil, err
+	}
+	n := &Network{
+		o: o, index: bridge.Index, ports: newPortTable(),
+		info:      Info{Bridge: o.Bridge, Subnet: subnet, Gateway: gatewayOf(subnet), MTU: bridge.MTU},
+		addresses: newAllocator(subnet), endpoints: map[string]*attachment{}, freed: make(chan struct{}),
+		refill: make(chan struct{}, 1), sweep: make(chan struct{}, 1),
+	}
+	if n.info.Forwarding, err = enableForwarding(o.Bridge); err != nil {
+		return nil, err
+	}
+	if err := n.adopt(ctx, live); err != nil {
+		return nil, err
+	}
+	if n.firewall, err = openFirewall(o.Table, o.Bridge, subnet, live); err != nil {
+		n.ports.releaseAll()
+		return nil, err
+	}
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	n.stop = stop
+	n.workers.Go(func() { n.refiller(running) })
+	n.workers.Go(func() { n.sweeper(running) })
+	wake(n.refill)
+	return n, nil
+}
 
-// Joined tells that the container's process holds the namespace now: this process lets go of it.
-func (n *Network) Joined(e *Endpoint) { panic("contract") }
+// adopt registers the endpoints of running containers and removes every other port of the bridge.
+func (n *Network) adopt(ctx context.Context, live []Endpoint) error {
+	keep := map[string]bool{}
+	for _, e := range live {
+		if err := n.addresses.claim(e.IP.Addr()); err != nil {
+			return fmt.Errorf("take over endpoint %.12s of container %.12s: %w", e.ID, e.Container, err)
+		}
+		a := &attachment{endpoint: e}
+		for _, p := range e.Ports {
+			r, err := n.ports.adopt(p)
+			if err != nil { // the maps still lead to the container; only the reservation is somebody else's now
+				log.G(ctx).WithError(err).Warnf("container %.12s: published port is not reserved any more", e.Container)
+			}
+			a.ports = append(a.ports, r)
+		}
+		keep[e.Interface] = true
+		n.endpoints[e.ID] = a
+	}
+	return removePorts(n.index, keep)
+}
 
-// Disconnect unpublishes, deletes the veth pair and frees the address. Idempotent.
-func (n *Network) Disconnect(ctx context.Context, e *Endpoint) error { panic("contract") }
+// Close stops the pool; bridge, table and live endpoints stay.
+func (n *Network) Close() error {
+	n.mu.Lock()
+	if n.closed {
+		n.mu.Unlock()
+		return nil
+	}
+	n.closed = true
+	n.mu.Unlock()
+	n.stop()
+	n.workers.Wait()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var errs []error
+	for _, s := range n.ready {
+		errs = append(errs, s.namespace.Close())
+	}
+	for _, t := range n.trash {
+		errs = append(errs, deleteLink(t.link))
+	}
+	n.ready, n.trash = nil, nil
+	for _, a := range n.endpoints {
+		errs = append(errs, a.letGo())
+	}
+	n.ports.releaseAll()
+	return errors.Join(errs...)
+}
+
+// Remove closes the network and takes bridge, table and all endpoints away. IP forwarding stays as it is.
+func (n *Network) Remove() error {
+	err := n.Close()
+	return errors.Join(err, removePorts(n.index, nil), deleteLink(n.o.Bridge), n.firewall.remove())
+}
+
+// Info describes the network.
+func (n *Network) Info() Info { return n.info }
