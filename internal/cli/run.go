@@ -35,6 +35,9 @@ func newRun(a *app) *cobra.Command {
 			if err == nil {
 				err = opts.validate()
 			}
+			if err == nil {
+				_, err = parseDetachKeys(opts.detachKeys)
+			}
 			if err == nil && opts.detach && len(flags.attach) > 0 {
 				err = errors.New("conflicting options: cannot specify both --attach and --detach")
 			}
