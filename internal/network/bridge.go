@@ -10,6 +10,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -19,6 +20,9 @@ const fallbackMTU = 1500
 func openBridge(o Options, live []Endpoint) (*netlink.LinkAttrs, netip.Prefix, error) {
 	if o.Subnet.IsValid() && (!o.Subnet.Addr().Is4() || o.Subnet.Bits() < 8 || o.Subnet.Bits() > 30) {
 		return nil, netip.Prefix{}, fmt.Errorf("subnet %s: want IPv4 and a prefix of 8 to 30 bits: %w", o.Subnet, errdefs.ErrInvalidArgument)
+	}
+	if !o.Subnet.IsValid() && len(live) > 0 {
+		o.Subnet = live[0].IP // should the bridge be gone, the next one must fit
 	}
 	link, err := netlink.LinkByName(o.Bridge)
 	switch {
@@ -177,23 +181,107 @@ func removePorts(bridge int, keep map[string]bool) error {
 	if err != nil {
 		return fmt.Errorf("list the host's interfaces: %w", err)
 	}
-	var errs []error
+	var names []string
 	for _, l := range found {
 		if a := l.Attrs(); a.MasterIndex == bridge && l.Type() == "veth" && !keep[a.Name] {
-			errs = append(errs, deleteLink(a.Name))
+			names = append(names, a.Name)
 		}
 	}
-	return errors.Join(errs...)
+	return deleteLinks(bridge, names)
+}
+
+// deleteGroup plus a bridge's index is the interface group (netdevice(7), IFLA_GROUP) of its links to be deleted.
+const deleteGroup = 0x67740000
+
+// deleteLinks deletes interfaces by name, all at once: for each deletion the kernel waits for all processors. Those
+// that are not there are no error.
+func deleteLinks(bridge int, names []string) error {
+	group := nl.Uint32Attr(uint32(deleteGroup + bridge))
+	marked := false
+	for _, name := range names {
+		index, err := linkIndex(name)
+		if err == nil {
+			err = linkRequest(unix.RTM_SETLINK, int32(index), nl.NewRtAttr(unix.IFLA_GROUP, group))
+			marked = marked || err == nil
+		}
+		if err != nil && !isGone(err) {
+			return fmt.Errorf("mark interface %s for deletion: %w", name, err)
+		}
+	}
+	if !marked {
+		return nil
+	}
+	if err := linkRequest(unix.RTM_DELLINK, 0, nl.NewRtAttr(unix.IFLA_GROUP, group)); err != nil && !isGone(err) {
+		return fmt.Errorf("delete interfaces %s: %w", names, err)
+	}
+	return nil
+}
+
+func linkRequest(kind int, index int32, attribute *nl.RtAttr) error {
+	req := nl.NewNetlinkRequest(kind, unix.NLM_F_ACK)
+	head := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	head.Index = index
+	req.AddData(head)
+	req.AddData(attribute)
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
 }
 
 // deleteLink deletes an interface by name; it is no error if there is none.
 func deleteLink(name string) error {
-	link, err := netlink.LinkByName(name)
+	index, err := linkIndex(name)
 	if err == nil {
-		err = netlink.LinkDel(link)
+		err = netlink.LinkDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index, Name: name}})
 	}
 	if err != nil && !isGone(err) {
 		return fmt.Errorf("delete interface %s: %w", name, err)
+	}
+	return nil
+}
+
+// linkIndex finds an interface by name: ENODEV if there is none. (net.InterfaceByName lists all of them.)
+func linkIndex(name string) (int, error) {
+	request, err := unix.NewIfreq(name)
+	if err != nil {
+		return 0, err
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, request); err != nil {
+		return 0, err
+	}
+	return int(request.Uint32()), nil
+}
+
+// attach puts a link back on the bridge; one that is gone went with its container.
+func attach(name string, bridge int) error {
+	link, err := netlink.LinkByName(name)
+	if err == nil && link.Attrs().MasterIndex == bridge {
+		return nil
+	}
+	if err == nil {
+		err = netlink.LinkSetMasterByIndex(link, bridge)
+	}
+	if err == nil {
+		err = setHairpin(name)
+	}
+	if err != nil && !isGone(err) {
+		return fmt.Errorf("attach interface %s to its bridge: %w", name, err)
+	}
+	return nil
+}
+
+// setHairpin lets a packet leave by the bridge port it came in: one to a published port of the sender itself.
+func setHairpin(name string) error {
+	index, err := linkIndex(name)
+	if err == nil {
+		err = netlink.LinkSetHairpin(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Index: index, Name: name}}, true)
+	}
+	if err != nil {
+		return fmt.Errorf("set hairpin mode of %s: %w", name, err)
 	}
 	return nil
 }

@@ -35,6 +35,7 @@ type firewall struct {
 	byPort *nftables.Set // protocol . port, on every address of the host
 	bridge string
 	subnet netip.Prefix
+	live   map[string]Endpoint // what is published, by Endpoint.ID
 }
 
 // openFirewall replaces the table by a new one in one transaction, with the elements of the live endpoints.
@@ -42,7 +43,7 @@ func openFirewall(table, bridge string, subnet netip.Prefix, live []Endpoint) (*
 	t := &nftables.Table{Name: table, Family: nftables.TableFamilyIPv4}
 	target := nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)
 	f := &firewall{
-		table: t, bridge: bridge, subnet: subnet,
+		table: t, bridge: bridge, subnet: subnet, live: map[string]Endpoint{},
 		byAddr: &nftables.Set{
 			Table: t, Name: "published_on", IsMap: true, DataType: target, KeyByteOrder: binaryutil.BigEndian,
 			KeyType: nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService),
@@ -52,26 +53,34 @@ func openFirewall(table, bridge string, subnet netip.Prefix, live []Endpoint) (*
 			KeyType: nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService),
 		},
 	}
+	for _, e := range live {
+		f.live[e.ID] = e
+	}
+	return f, f.write()
+}
+
+// write replaces the table by a new one with everything that is published, in one transaction.
+func (f *firewall) write() error {
 	conn, err := nftables.New()
 	if err != nil {
-		return nil, fmt.Errorf("open nftables: %w", err)
+		return fmt.Errorf("open nftables: %w", err)
 	}
-	conn.AddTable(t) // so that there is one to delete
-	conn.DelTable(t)
-	conn.AddTable(t)
+	conn.AddTable(f.table) // so that there is one to delete
+	conn.DelTable(f.table)
+	conn.AddTable(f.table)
 	var byAddr, byPort []nftables.SetElement
-	for _, e := range live {
+	for _, e := range f.live {
 		a, p := elements(e)
 		byAddr, byPort = append(byAddr, a...), append(byPort, p...)
 	}
 	if err := errors.Join(conn.AddSet(f.byAddr, byAddr), conn.AddSet(f.byPort, byPort)); err != nil {
-		return nil, fmt.Errorf("compose nftables maps: %w", err)
+		return fmt.Errorf("compose nftables maps: %w", err)
 	}
 	f.addChains(conn)
 	if err := conn.Flush(); err != nil {
-		return nil, fmt.Errorf("write nftables table %s: %w", table, err)
+		return fmt.Errorf("write nftables table %s: %w", f.table.Name, err)
 	}
-	return f, nil
+	return nil
 }
 
 // addChains composes the rules; docs/network.md shows them in nft's language.
@@ -187,21 +196,38 @@ func portField(b []byte, port uint16) []byte {
 	return append(binary.BigEndian.AppendUint16(b, port), 0, 0)
 }
 
+// publish adds an endpoint's elements. If somebody flushed the ruleset meanwhile, all of it is written anew.
 func (f *firewall) publish(e Endpoint) error {
-	return f.change(e, (*nftables.Conn).SetAddElements)
-}
-
-// unpublish is done even if somebody flushed the table meanwhile.
-func (f *firewall) unpublish(e Endpoint) error {
-	if err := f.change(e, (*nftables.Conn).SetDeleteElements); err != nil && !errors.Is(err, unix.ENOENT) {
-		return err
-	}
-	return nil
-}
-
-func (f *firewall) change(e Endpoint, do func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.live[e.ID] = e
+	err := f.change(e, (*nftables.Conn).SetAddElements)
+	if errors.Is(err, unix.ENOENT) {
+		err = f.write()
+	}
+	if err != nil {
+		delete(f.live, e.ID)
+	}
+	return err
+}
+
+// unpublish takes an endpoint's elements away; if the ruleset was flushed, the others' are written anew.
+func (f *firewall) unpublish(e Endpoint) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.live, e.ID)
+	err := f.change(e, (*nftables.Conn).SetDeleteElements)
+	if errors.Is(err, unix.ENOENT) {
+		err = f.write()
+	}
+	if err != nil {
+		f.live[e.ID] = e
+	}
+	return err
+}
+
+// change adds or deletes an endpoint's elements. The caller holds the lock.
+func (f *firewall) change(e Endpoint, do func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error) error {
 	conn, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -19,6 +20,10 @@ func TestMain(m *testing.M) {
 			err = unix.Exec("/proc/self/exe", os.Args, append(os.Environ(), "GANTRY_TEST_NETNS=1"))
 		}
 		fmt.Fprintln(os.Stderr, "the tests need root and a network namespace:", err)
+		os.Exit(1)
+	}
+	if err := netlink.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1, Name: "lo"}}); err != nil {
+		fmt.Fprintln(os.Stderr, "set lo up:", err)
 		os.Exit(1)
 	}
 	os.Exit(m.Run())

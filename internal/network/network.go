@@ -143,6 +143,9 @@ func (n *Network) adopt(ctx context.Context, live []Endpoint) error {
 			}
 			a.ports = append(a.ports, r)
 		}
+		if err := attach(e.Interface, n.index); err != nil {
+			return fmt.Errorf("take over endpoint %.12s of container %.12s: %w", e.ID, e.Container, err)
+		}
 		keep[e.Interface] = true
 		n.endpoints[e.ID] = a
 	}
@@ -166,9 +169,11 @@ func (n *Network) Close() error {
 	for _, s := range n.ready {
 		errs = append(errs, s.namespace.Close())
 	}
+	var names []string
 	for _, t := range n.trash {
-		errs = append(errs, deleteLink(t.link))
+		names = append(names, t.link)
 	}
+	errs = append(errs, deleteLinks(n.index, names))
 	n.ready, n.trash = nil, nil
 	for _, a := range n.endpoints {
 		errs = append(errs, a.letGo())

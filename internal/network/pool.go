@@ -5,9 +5,16 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
+)
+
+// The sweeper looks every sweepTick whether the kernel is done, and does it itself after sweepGrace.
+const (
+	sweepTick  = 20 * time.Millisecond
+	sweepGrace = 400 * time.Millisecond
 )
 
 // trashed is a link to delete, and the address to free when it is gone.
@@ -71,7 +78,7 @@ func (n *Network) wanting() bool {
 	return len(n.ready) < n.o.Pool
 }
 
-// sweeper deletes links: the kernel waits for all processors then, which nobody should wait for.
+// sweeper sees to it that links of ended containers go: the kernel deletes most of them, with the namespaces.
 func (n *Network) sweeper(ctx context.Context) {
 	for {
 		select {
@@ -92,17 +99,34 @@ func (n *Network) sweeper(ctx context.Context) {
 	}
 }
 
+// destroy waits for the kernel, which deletes the links of dead namespaces many at a time, and deletes what remains.
+// Only then are the addresses free.
 func (n *Network) destroy(ctx context.Context, batch []trashed) {
-	free := make([]netip.Addr, 0, len(batch))
-	for _, t := range batch {
-		if err := deleteLink(t.link); err != nil {
-			log.G(ctx).WithError(err).Warn("a network sandbox stays") // and so does its address
-		} else {
-			if t.udp {
-				forgetFlowsOf(ctx, t.ip)
-			}
-			free = append(free, t.ip)
+	isThere := func(t trashed) bool { _, err := linkIndex(t.link); return !isGone(err) }
+	tick := time.NewTicker(sweepTick)
+	defer tick.Stop()
+	for end := time.Now().Add(sweepGrace); time.Now().Before(end) && ctx.Err() == nil && slices.ContainsFunc(batch, isThere); {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
 		}
+	}
+	var names []string
+	for _, t := range batch {
+		names = append(names, t.link)
+	}
+	if err := deleteLinks(n.index, names); err != nil {
+		log.G(ctx).WithError(err).Warn("network links stay")
+	}
+	var free []netip.Addr
+	for _, t := range batch {
+		if isThere(t) {
+			continue // and its address stays taken
+		}
+		if t.udp {
+			forgetFlowsOf(ctx, t.ip)
+		}
+		free = append(free, t.ip)
 	}
 	n.mu.Lock()
 	n.pending -= len(batch)

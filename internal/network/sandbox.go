@@ -115,13 +115,8 @@ func (n *Network) wire(namespace *os.File, handle *netlink.Handle, ip netip.Addr
 			err = errors.Join(err, deleteLink(s.link))
 		}
 	}()
-	host, err := net.InterfaceByName(s.link)
-	if err != nil {
-		return nil, fmt.Errorf("find %s: %w", s.link, err)
-	}
-	// A packet to a published port of the sender itself leaves by the port it came in.
-	if err := netlink.LinkSetHairpin(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Index: host.Index, Name: s.link}}, true); err != nil {
-		return nil, fmt.Errorf("set hairpin mode of %s: %w", s.link, err)
+	if err := setHairpin(s.link); err != nil {
+		return nil, err
 	}
 	return s, n.configure(handle, ip)
 }
