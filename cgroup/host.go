@@ -118,3 +118,16 @@ func (h *host) dir(controller, path string) string {
 	}
 	return ""
 }
+
+// Hierarchies lists the controllers of every v1 hierarchy; nil on a host with v2 alone.
+func Hierarchies() ([][]string, error) {
+	h, err := machine()
+	if err != nil {
+		return nil, err
+	}
+	var list [][]string
+	for _, t := range h.v1 {
+		list = append(list, t.controllers)
+	}
+	return list, nil
+}

@@ -6,14 +6,10 @@
 package oci
 
 import (
-	"context"
 	"os"
-	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
-	"gantry/cgroup"
 	"gantry/spawn"
 )
 
@@ -56,6 +52,7 @@ type CreateOptions struct {
 type Container struct {
 	ID      string
 	runtime *Runtime
+	child   *spawn.Process // of the creating process alone: it learns whether the program could be executed
 }
 
 // Process is a process that was started in a container: its first one, or one of exec. Its parent is this process
@@ -64,48 +61,3 @@ type Process struct {
 	Pid   int
 	Pidfd *os.File
 }
-
-// Compile makes the plan for a bundle without running anything, for printing. Descriptors in it are placeholders.
-func Compile(bundle string, spec *specs.Spec, rootfs []Mount) (*spawn.Plan, error) { panic("contract") }
-
-// Create makes the container up to the point where its program would be executed. On error nothing is left.
-func (r *Runtime) Create(ctx context.Context, id string, opts CreateOptions) (*Container, *Process, error) {
-	panic("contract")
-}
-
-// Load finds an existing container; os.ErrNotExist if there is none.
-func (r *Runtime) Load(id string) (*Container, error) { panic("contract") }
-
-// List returns the ids of all containers.
-func (r *Runtime) List() ([]string, error) { panic("contract") }
-
-// Start executes the program of a created container and returns when it has been executed. If execve fails, the error
-// wraps the errno (ENOENT, EACCES, …) and names the program; the process ends with 127 or 126.
-func (c *Container) Start(ctx context.Context) error { panic("contract") }
-
-// State is the specification's state; Status is recomputed from the kernel.
-func (c *Container) State() (*specs.State, error) { panic("contract") }
-
-// Created is when Create returned.
-func (c *Container) Created() (time.Time, error) { panic("contract") }
-
-// Exec runs another process in the container.
-func (c *Container) Exec(ctx context.Context, process *specs.Process, stdio Stdio) (*Process, error) {
-	panic("contract")
-}
-
-// Kill sends a signal to the first process through its pidfd, or to all.
-func (c *Container) Kill(sig unix.Signal, all bool) error { panic("contract") }
-
-// Pause and Resume freeze and thaw.
-func (c *Container) Pause() error  { panic("contract") }
-func (c *Container) Resume() error { panic("contract") }
-
-// Update changes limits of a container that exists.
-func (c *Container) Update(res *specs.LinuxResources) error { panic("contract") }
-
-// Cgroup opens the container's cgroup: statistics, processes, OOM kills.
-func (c *Container) Cgroup() (*cgroup.Group, error) { panic("contract") }
-
-// Delete removes a stopped container: cgroup, state, mounts. With force a running one is killed first. Idempotent.
-func (c *Container) Delete(ctx context.Context, force bool) error { panic("contract") }

@@ -138,7 +138,7 @@ var callNames = map[uintptr]string{
 	unix.SYS_SENDMSG: "sendmsg", unix.SYS_SETDOMAINNAME: "setdomainname", unix.SYS_SETGID: "setgid",
 	unix.SYS_SETGROUPS: "setgroups", unix.SYS_SETHOSTNAME: "sethostname", unix.SYS_SETNS: "setns", unix.SYS_SETPGID: "setpgid",
 	unix.SYS_SETPRIORITY: "setpriority", unix.SYS_SETRESGID: "setresgid", unix.SYS_SETRESUID: "setresuid",
-	unix.SYS_SETSID: "setsid", unix.SYS_SETUID: "setuid", unix.SYS_SET_MEMPOLICY: "set_mempolicy",
+	unix.SYS_SETSID: "setsid", unix.SYS_SETUID: "setuid", unix.SYS_SOCKET: "socket", unix.SYS_SET_MEMPOLICY: "set_mempolicy",
 	unix.SYS_SYMLINKAT: "symlinkat", unix.SYS_UMASK: "umask", unix.SYS_UMOUNT2: "umount2", unix.SYS_UNLINKAT: "unlinkat",
 	unix.SYS_UNSHARE: "unshare", unix.SYS_WRITE: "write",
 }

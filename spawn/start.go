@@ -186,11 +186,16 @@ func (p *Process) Wait() (unix.WaitStatus, error) {
 
 // Close releases the pidfd and the status pipe. The process goes on.
 func (p *Process) Close() error {
-	err := p.Pidfd.Close()
-	if p.status != nil {
-		err = errors.Join(err, p.status.Close())
-		p.status = nil
+	return errors.Join(p.Pidfd.Close(), p.CloseStatus())
+}
+
+// CloseStatus releases the status pipe alone: nobody will call Executed.
+func (p *Process) CloseStatus() error {
+	if p.status == nil {
+		return nil
 	}
+	err := p.status.Close()
+	p.status = nil
 	return err
 }
 

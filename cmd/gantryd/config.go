@@ -38,6 +38,8 @@ type config struct {
 	Shim         string       `json:"shim"`
 	Group        string       `json:"group"` // of unix sockets
 	Debug        bool         `json:"debug"`
+
+	teardown bool // take away what the engine left on the host, and end
 }
 
 // list is a flag that may be given several times.
@@ -64,6 +66,7 @@ func parseConfig(args []string, out io.Writer) (*config, error) {
 	flags.StringVar(&f.CgroupParent, "cgroup-parent", "", "`PATH` of the cgroup above all containers")
 	flags.StringVar(&f.Shim, "shim", "", "`PATH` of containerd-shim-gantry-v1 (default: beside this program)")
 	flags.StringVar(&f.Group, "group", "", "`GROUP` that may use unix sockets")
+	flags.BoolVar(&f.teardown, "teardown", false, "take away the bridge, nftables table and cgroup of a stopped engine, and end")
 	flags.BoolVar(&f.Debug, "debug", false, "log more")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -118,6 +121,7 @@ func (c *config) override(f config, hosts []string) {
 		c.Hosts = hosts
 	}
 	c.Debug = c.Debug || f.Debug
+	c.teardown = f.teardown
 }
 
 // complete fills what nobody said. An engine of another root than the default has names of its own, made from the

@@ -54,6 +54,9 @@ func run(c *config) error {
 	}
 	defer lock.Close()
 
+	if c.teardown {
+		return engine.Teardown(ctx, c.engineOptions())
+	}
 	level := slog.LevelInfo
 	if c.Debug {
 		level = slog.LevelDebug

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"gantry/cgroup"
 	"gantry/internal/image"
 	"gantry/internal/network"
 	"gantry/internal/shim/client"
@@ -146,11 +147,25 @@ func (e *Engine) Close() error {
 	return errors.Join(errs...)
 }
 
-// Teardown closes the engine and takes away what it put on the host: bridge and nftables table. Containers must have
-// been removed or stopped before.
-func (e *Engine) Teardown() error {
-	err := e.net.Remove()
-	return errors.Join(err, e.Close())
+// Teardown takes away what a stopped engine left on the host for its next start: bridge, nftables table and the cgroup
+// above its containers. It fails while a container runs.
+func Teardown(ctx context.Context, o Options) error {
+	group, err := cgroup.Open(o.CgroupParent)
+	if err == nil {
+		pids, listErr := group.Procs(true)
+		if listErr != nil || len(pids) > 0 {
+			return errors.Join(listErr, fmt.Errorf("take the engine away: %d processes of containers still run; remove them first", len(pids)))
+		}
+		err = group.Delete()
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("take the engine away: %w", err)
+	}
+	n, err := network.Open(ctx, network.Options{Bridge: o.Bridge, Table: o.Table, Subnet: o.Subnet}, nil)
+	if err != nil {
+		return err
+	}
+	return n.Remove()
 }
 
 // Started is when the engine was opened.

@@ -1,0 +1,101 @@
+package oci
+
+import (
+	"encoding/binary"
+	"fmt"
+	"os"
+	"strings"
+	"unsafe"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"gantry/spawn"
+)
+
+// builder compiles one process into a plan. With dry set nothing is opened: descriptors are placeholders, for printing.
+type builder struct {
+	id     string
+	bundle string
+	spec   *specs.Spec
+	plan   spawn.Plan
+	dry    bool
+	files  []*os.File // open until the process has started
+	root   spawn.FD   // the container's root, mounted detached
+}
+
+// close closes what the plan borrowed.
+func (b *builder) close() {
+	for _, f := range b.files {
+		_ = f.Close() // read-only or a mount: nothing to lose
+	}
+	b.files = nil
+}
+
+// fd keeps a descriptor open until the start and names it for the printer.
+func (b *builder) fd(num int, name string) spawn.FD {
+	b.files = append(b.files, os.NewFile(uintptr(num), name))
+	return spawn.FD{Num: num, Name: name}
+}
+
+// open opens a path now and names its descriptor; in a dry run there is only the name.
+func (b *builder) open(path string, flags int, name string) (spawn.FD, error) {
+	if b.dry {
+		return spawn.FD{Num: 0, Name: name}, nil
+	}
+	num, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return spawn.FD{}, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return b.fd(num, name), nil
+}
+
+// Slots of a plan. What a few steps need and then close is in the scratch slot.
+const (
+	slotScratch spawn.Slot = iota + 1
+	slotMaster             // of the terminal
+	slotConsole            // its other side
+	slotTree               // the console's mount
+	slotOldRoot            // the host's root, until the pivot
+)
+
+func (b *builder) add(name string, call uintptr, args ...spawn.Arg) *spawn.Step {
+	return b.plan.Add(name, call, args...)
+}
+
+// fail adds a step that always fails with ENOENT: the way to end a plan on a condition that steps before skip over.
+func (b *builder) fail(name string) *spawn.Step {
+	return b.add(name, unix.SYS_FACCESSAT, spawn.Int(unix.AT_FDCWD), spawn.Str(""), spawn.Int(unix.F_OK))
+}
+
+// writeFile adds steps that write text to a file of /proc.
+func (b *builder) writeFile(what, path, text string) {
+	b.add(fmt.Sprintf("%s: open %s", what, path), unix.SYS_OPENAT, spawn.Int(unix.AT_FDCWD), spawn.Str(path),
+		spawn.Flags(unix.O_WRONLY|unix.O_CLOEXEC, "O_WRONLY|O_CLOEXEC"), spawn.Int(0)).Result = slotScratch
+	b.add(what, unix.SYS_WRITE, spawn.Of(slotScratch), spawn.Str(text), spawn.Int(len(text)))
+	b.add(what+": close", unix.SYS_CLOSE, spawn.Of(slotScratch))
+}
+
+// mkdirs adds steps that make the directories of a path in the container's root, where missing.
+func (b *builder) mkdirs(path string) {
+	at := ""
+	for part := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
+		at += "/" + part
+		b.add("make directory "+at, unix.SYS_MKDIRAT, spawn.Int(unix.AT_FDCWD), spawn.Str(at), spawn.Flags(0o755, "0755")).
+			Ignore = []unix.Errno{unix.EEXIST, unix.EROFS, unix.ENOTDIR}
+	}
+}
+
+// bytesOf is the memory of a structure that a system call reads.
+func bytesOf[T any](v *T) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(v)), unsafe.Sizeof(*v))
+}
+
+// words are 32-bit numbers in the machine's byte order.
+func words(list []uint32) []byte {
+	out := make([]byte, 0, 4*len(list))
+	for _, n := range list {
+		out = binary.NativeEndian.AppendUint32(out, n)
+	}
+	return out
+}

@@ -1,0 +1,164 @@
+package oci
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"runtime"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"gantry/cgroup"
+	"gantry/spawn"
+)
+
+// Compile makes the plan for a bundle without running anything, for printing. Descriptors in it are placeholders.
+func Compile(bundle string, spec *specs.Spec, rootfs []Mount) (*spawn.Plan, error) {
+	b := &builder{id: "ID", bundle: bundle, spec: spec, dry: true}
+	defer b.close()
+	if err := b.container(CreateOptions{Bundle: bundle, Spec: spec, Rootfs: rootfs}, nil, spawn.FD{Name: "exec.fifo"}, nil); err != nil {
+		return nil, err
+	}
+	return &b.plan, nil
+}
+
+// validate checks what every step relies on.
+func validate(spec *specs.Spec) error {
+	switch {
+	case spec == nil:
+		return errors.New("config.json is empty")
+	case spec.Process == nil || len(spec.Process.Args) == 0 || spec.Process.Args[0] == "":
+		return errors.New("config.json: process.args must name a program")
+	case spec.Root == nil || spec.Root.Path == "":
+		return errors.New("config.json: root.path must be set")
+	case !filepath.IsAbs(spec.Process.Cwd):
+		return fmt.Errorf("config.json: process.cwd %q must be an absolute path", spec.Process.Cwd)
+	case spec.Linux == nil:
+		return errors.New("config.json: linux must be set")
+	}
+	seen := map[specs.LinuxNamespaceType]bool{}
+	for _, n := range spec.Linux.Namespaces {
+		if _, known := cloneFlags[n.Type]; !known {
+			return fmt.Errorf("config.json: unknown namespace %q", n.Type)
+		}
+		if seen[n.Type] {
+			return fmt.Errorf("config.json: namespace %q is listed twice", n.Type)
+		}
+		seen[n.Type] = true
+	}
+	if !seen[specs.MountNamespace] {
+		return errors.New("config.json: a container needs a mount namespace of its own")
+	}
+	if spec.Hostname != "" && !seen[specs.UTSNamespace] {
+		return errors.New("config.json: hostname is set, but there is no uts namespace")
+	}
+	if spec.Process.ApparmorProfile != "" && spec.Process.ApparmorProfile != "unconfined" {
+		return fmt.Errorf("config.json: process.apparmorProfile %q: AppArmor is not enabled on this host", spec.Process.ApparmorProfile)
+	}
+	if spec.Process.SelinuxLabel != "" || spec.Linux.MountLabel != "" {
+		return errors.New("config.json: SELinux labels are set, but SELinux is not enabled on this host")
+	}
+	return nil
+}
+
+// container adds every step of a new container, in the order in which the kernel wants them.
+func (b *builder) container(o CreateOptions, entry *cgroup.Entry, fifo spawn.FD, hooks *hookRunner) error {
+	if err := validate(b.spec); err != nil {
+		return err
+	}
+	for _, part := range []func() error{
+		func() error { return b.joinCgroup(entry) },
+		b.namespaces,
+		b.adjustOOM,
+		func() error { return b.enterRoot(o) },
+		func() error { return b.hooksBeforePivot(hooks) },
+		func() error { b.confine(); return nil },
+		b.mounts,
+		b.devices,
+		func() error { return b.terminal(o.Stdio.Console) },
+		b.names,
+		b.sysctls,
+		b.protectPaths,
+		func() error { b.pivot(o.NoPivot); return nil },
+		func() error { return b.keyring(o.NoNewKeyring) },
+		func() error { return b.stdio(o.Stdio, o.PreserveFDs) },
+		func() error { return b.identity(b.spec.Process) },
+		func() error { return b.checkProgram(b.spec.Process) },
+		func() error { b.awaitStart(fifo); return nil },
+		func() error { return b.hooksBeforeExec(hooks) },
+		func() error { return b.execute(b.spec.Process) },
+	} {
+		if err := part(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// joinCgroup puts the process into its cgroup: at the clone on v2, as its first steps on v1.
+func (b *builder) joinCgroup(entry *cgroup.Entry) error {
+	if b.dry {
+		mode, err := cgroup.Detect()
+		if err != nil {
+			return err
+		}
+		if mode == cgroup.V2 {
+			b.plan.Cgroup = &spawn.FD{Name: "cgroup"}
+			return nil
+		}
+		b.add("join the cgroups", unix.SYS_WRITE, spawn.Desc(spawn.FD{Name: "tasks"}), spawn.Str("0"), spawn.Int(1))
+		return nil
+	}
+	if entry.Unified != nil {
+		b.plan.Cgroup = &spawn.FD{Num: int(entry.Unified.Fd()), Name: "cgroup"}
+	}
+	for _, f := range entry.Tasks {
+		name := filepath.Base(filepath.Dir(f.Name()))
+		b.add("join cgroup "+f.Name(), unix.SYS_WRITE, spawn.Desc(spawn.FD{Num: int(f.Fd()), Name: name + "/tasks"}), spawn.Str("0"), spawn.Int(1))
+	}
+	return nil
+}
+
+// awaitStart is where create ends and start begins: the process waits for a byte in a FIFO that it holds open itself, so
+// that nobody blocks on it who should not.
+func (b *builder) awaitStart(fifo spawn.FD) {
+	b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: "created", Ready: true})
+	b.add("wait for start", unix.SYS_READ, spawn.Desc(fifo), spawn.Bytes(make([]byte, 1), "buffer"), spawn.Int(1))
+}
+
+// adjustOOM sets oom_score_adj while the host's /proc is still in sight.
+func (b *builder) adjustOOM() error {
+	if adj := b.spec.Process.OOMScoreAdj; adj != nil {
+		b.writeFile(fmt.Sprintf("set oom_score_adj to %d", *adj), "/proc/self/oom_score_adj", fmt.Sprint(*adj))
+	}
+	return nil
+}
+
+// names sets host and domain name.
+func (b *builder) names() error {
+	if name := b.spec.Hostname; name != "" {
+		b.add("set hostname "+name, unix.SYS_SETHOSTNAME, spawn.Str(name), spawn.Int(len(name)))
+	}
+	if name := b.spec.Domainname; name != "" {
+		b.add("set domainname "+name, unix.SYS_SETDOMAINNAME, spawn.Str(name), spawn.Int(len(name)))
+	}
+	return nil
+}
+
+func (b *builder) keyring(none bool) error {
+	if !none {
+		const keyctlJoinSession = 1
+		b.add("join a session keyring", unix.SYS_KEYCTL, spawn.Flags(keyctlJoinSession, "KEYCTL_JOIN_SESSION_KEYRING"), spawn.Str("_ses."+b.id)).
+			Ignore = []unix.Errno{unix.ENOSYS, unix.EPERM, unix.EDQUOT}
+	}
+	if p := b.spec.Linux.Personality; p != nil {
+		domain := map[specs.LinuxPersonalityDomain]int{specs.PerLinux: 0, specs.PerLinux32: 8}
+		value, known := domain[p.Domain]
+		if !known || len(p.Flags) > 0 {
+			return fmt.Errorf("config.json: linux.personality %q with flags %v is not known on %s", p.Domain, p.Flags, runtime.GOARCH)
+		}
+		b.add("set personality "+string(p.Domain), unix.SYS_PERSONALITY, spawn.Int(value))
+	}
+	return nil
+}

@@ -1,0 +1,129 @@
+package oci
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"gantry/spawn"
+)
+
+// defaultDevices are those that the specification wants in every container ("Default Devices").
+var defaultDevices = []specs.LinuxDevice{
+	device("/dev/null", 1, 3), device("/dev/zero", 1, 5), device("/dev/full", 1, 7),
+	device("/dev/random", 1, 8), device("/dev/urandom", 1, 9), device("/dev/tty", 5, 0),
+}
+
+func device(path string, major, minor int64) specs.LinuxDevice {
+	mode := defaultDeviceMode
+	return specs.LinuxDevice{Path: path, Type: "c", Major: major, Minor: minor, FileMode: &mode}
+}
+
+const defaultDeviceMode os.FileMode = 0o666
+
+// deviceLinks stand in every /dev.
+var deviceLinks = []struct{ target, path string }{
+	{"/proc/self/fd", "/dev/fd"},
+	{"/proc/self/fd/0", "/dev/stdin"},
+	{"/proc/self/fd/1", "/dev/stdout"},
+	{"/proc/self/fd/2", "/dev/stderr"},
+	{"pts/ptmx", "/dev/ptmx"},
+}
+
+// deviceRules are what every container may use whatever its configuration says: making nodes, the default devices, terminals.
+func deviceRules() []specs.LinuxDeviceCgroup {
+	rules := []specs.LinuxDeviceCgroup{{Allow: true, Type: "c", Access: "m"}, {Allow: true, Type: "b", Access: "m"}}
+	use := func(major int64, minor *int64) {
+		rules = append(rules, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &major, Minor: minor, Access: "rwm"})
+	}
+	for _, d := range defaultDevices {
+		use(d.Major, &d.Minor)
+	}
+	ptmx := int64(2)
+	use(5, &ptmx)
+	use(136, nil) // pts
+	return rules
+}
+
+// devices fills /dev, unless it is the host's.
+func (b *builder) devices() error {
+	m, mounted := b.mountAt("/dev")
+	if mounted && isBind(m) {
+		return nil
+	}
+	if !mounted {
+		b.mkdirs("/dev")
+	}
+	own := map[string]bool{}
+	for _, d := range b.spec.Linux.Devices {
+		own[d.Path] = true
+	}
+	for _, d := range defaultDevices {
+		if own[d.Path] {
+			continue
+		}
+		if err := b.device(d); err != nil {
+			return err
+		}
+	}
+	for _, d := range b.spec.Linux.Devices {
+		if err := b.device(d); err != nil {
+			return err
+		}
+	}
+	for _, l := range deviceLinks {
+		b.add("link "+l.path, unix.SYS_SYMLINKAT, spawn.Str(l.target), spawn.Int(unix.AT_FDCWD), spawn.Str(l.path)).Ignore = []unix.Errno{unix.EEXIST, unix.EROFS}
+	}
+	if mounted && hasOption(m.Options, "ro") {
+		b.attributes("make /dev read-only", "/dev", unix.MOUNT_ATTR_RDONLY, false)
+	}
+	return nil
+}
+
+// device makes a node; a user namespace may not, and gets the host's by a bind.
+func (b *builder) device(d specs.LinuxDevice) error {
+	kinds := map[string]uint32{"c": unix.S_IFCHR, "u": unix.S_IFCHR, "b": unix.S_IFBLK, "p": unix.S_IFIFO}
+	kind, known := kinds[d.Type]
+	if !known {
+		return fmt.Errorf("config.json: device %s: type %q, want c, b, u or p", d.Path, d.Type)
+	}
+	if b.inUserNamespace() && d.Type != "p" {
+		fd := spawn.FD{Name: d.Path}
+		if !b.dry {
+			num, err := cloneTree(d.Path, false)
+			if err != nil {
+				return fmt.Errorf("device %s: %w", d.Path, err)
+			}
+			fd = b.fd(num, d.Path)
+		}
+		b.attach(fd, d.Path, false)
+		return nil
+	}
+	mode := uint32(defaultDeviceMode)
+	if d.FileMode != nil {
+		mode = uint32(d.FileMode.Perm())
+	}
+	b.makeNode(d.Path, kind|mode, unix.Mkdev(uint32(d.Major), uint32(d.Minor)))
+	if d.UID != nil || d.GID != nil {
+		uid, gid := 0, 0
+		if d.UID != nil {
+			uid = int(*d.UID)
+		}
+		if d.GID != nil {
+			gid = int(*d.GID)
+		}
+		b.add(fmt.Sprintf("give %s to %d:%d", d.Path, uid, gid), unix.SYS_FCHOWNAT, spawn.Int(unix.AT_FDCWD), spawn.Str(d.Path), spawn.Int(uid), spawn.Int(gid), spawn.Int(0))
+	}
+	return nil
+}
+
+func (b *builder) makeNode(path string, mode uint32, number uint64) {
+	if dir := filepath.Dir(path); dir != "/dev" {
+		b.mkdirs(dir)
+	}
+	b.add("make device "+path, unix.SYS_MKNODAT, spawn.Int(unix.AT_FDCWD), spawn.Str(path), spawn.Flags(uint64(mode), fmt.Sprintf("%#o", mode)),
+		spawn.Flags(number, fmt.Sprintf("%d:%d", unix.Major(number), unix.Minor(number)))).Ignore = []unix.Errno{unix.EEXIST}
+}

@@ -1,0 +1,95 @@
+package oci
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"gantry/cgroup"
+	"gantry/spawn"
+)
+
+// Exec runs another process in the container. Its program has been executed when Exec returns.
+func (c *Container) Exec(_ context.Context, process *specs.Process, stdio Stdio, preserve ...*os.File) (*Process, error) {
+	rec, err := c.load()
+	if err != nil {
+		return nil, err
+	}
+	switch status := rec.status(); status {
+	case specs.StateStopped:
+		return nil, fmt.Errorf("exec in container %s: %w", c.ID, ErrNotRunning)
+	case StatePaused:
+		return nil, fmt.Errorf("exec in container %s: it is paused: resume it first", c.ID)
+	}
+	spec := *rec.Spec
+	spec.Process = process
+	if err := validate(&spec); err != nil {
+		return nil, fmt.Errorf("exec in container %s: %w", c.ID, err)
+	}
+	first, err := rec.pidfd()
+	if err != nil {
+		return nil, fmt.Errorf("exec in container %s: %w", c.ID, ErrNotRunning)
+	}
+	b := &builder{id: c.ID, bundle: rec.Bundle, spec: &spec, files: []*os.File{first}}
+	defer b.close()
+	group, err := cgroup.Open(rec.Cgroup)
+	if err != nil {
+		return nil, err
+	}
+	entry, err := group.Entry()
+	if err != nil {
+		return nil, err
+	}
+	defer entry.Close()
+	if err := b.exec(spawn.FD{Num: int(first.Fd()), Name: "container"}, entry, stdio, preserve); err != nil {
+		return nil, fmt.Errorf("exec in container %s: %w", c.ID, err)
+	}
+	child, err := spawn.Start(&b.plan)
+	if err != nil {
+		return nil, fmt.Errorf("exec in container %s: %w", c.ID, err)
+	}
+	return &Process{Pid: child.Pid, Pidfd: child.Pidfd}, nil
+}
+
+// exec adds the steps of a process that joins a container: its cgroup, then all its namespaces at once; see setns(2).
+func (b *builder) exec(first spawn.FD, entry *cgroup.Entry, stdio Stdio, preserve []*os.File) error {
+	if err := b.joinCgroup(entry); err != nil {
+		return err
+	}
+	if err := b.adjustOOM(); err != nil {
+		return err
+	}
+	var flags uint64
+	for _, n := range b.spec.Linux.Namespaces {
+		if n.Type == specs.PIDNamespace {
+			b.plan.JoinPID = &first
+			continue
+		}
+		flags |= cloneFlags[n.Type]
+	}
+	b.add("join the container's namespaces", unix.SYS_SETNS, spawn.Desc(first), spawn.Flags(flags, fmt.Sprintf("%#x", flags)))
+	if b.inUserNamespace() {
+		b.becomeRoot()
+	}
+	p := b.spec.Process
+	if p.Terminal {
+		if stdio.Console == nil {
+			return fmt.Errorf("process.terminal is set, but nobody takes the terminal")
+		}
+		b.openTerminal(stdio.Console)
+	}
+	for _, part := range []func() error{
+		func() error { return b.stdio(stdio, preserve) },
+		func() error { return b.identity(p) },
+		func() error { return b.checkProgram(p) },
+		func() error { return b.execute(p) },
+	} {
+		if err := part(); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,332 @@
+package oci
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"gantry/cgroup"
+	"gantry/spawn"
+)
+
+// ReadSpec reads a bundle's config.json.
+func ReadSpec(bundle string) (*specs.Spec, error) {
+	text, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	if err != nil {
+		return nil, fmt.Errorf("read bundle: %w", err)
+	}
+	var spec specs.Spec
+	if err := json.Unmarshal(text, &spec); err != nil {
+		return nil, fmt.Errorf("read bundle %s: config.json: %w", bundle, err)
+	}
+	return &spec, nil
+}
+
+// Create makes the container up to the point where its program would be executed. On error nothing is left.
+func (r *Runtime) Create(ctx context.Context, id string, o CreateOptions) (_ *Container, _ *Process, err error) {
+	if err := checkID(id); err != nil {
+		return nil, nil, err
+	}
+	if o.Spec == nil {
+		if o.Spec, err = ReadSpec(o.Bundle); err != nil {
+			return nil, nil, err
+		}
+	}
+	if err := validate(o.Spec); err != nil {
+		return nil, nil, err
+	}
+	if err := os.MkdirAll(r.Root, 0o711); err != nil {
+		return nil, nil, fmt.Errorf("create container %s: %w", id, err)
+	}
+	if err := os.Mkdir(r.dir(id), 0o711); err != nil {
+		if errors.Is(err, os.ErrExist) {
+			return nil, nil, fmt.Errorf("container with given ID already exists: %s: %w", id, os.ErrExist)
+		}
+		return nil, nil, fmt.Errorf("create container %s: %w", id, err)
+	}
+	c := &Container{ID: id, runtime: r}
+	process, err := c.create(ctx, o)
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("create container %s: %w", id, err), os.RemoveAll(c.dir()))
+	}
+	return c, process, nil
+}
+
+func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, err error) {
+	b := &builder{id: c.ID, bundle: o.Bundle, spec: o.Spec}
+	defer b.close()
+	limits := &specs.LinuxResources{}
+	if o.Spec.Linux.Resources != nil {
+		*limits = *o.Spec.Linux.Resources
+	}
+	if len(limits.Devices) > 0 {
+		limits.Devices = append(limits.Devices[:len(limits.Devices):len(limits.Devices)], deviceRules()...)
+	}
+	group, err := cgroup.Create(b.cgroupPath(), limits)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, group.Delete())
+		}
+	}()
+	entry, err := group.Entry()
+	if err != nil {
+		return nil, err
+	}
+	defer entry.Close()
+	fifo, err := c.makeFIFO(b)
+	if err != nil {
+		return nil, err
+	}
+	hooks := &hookRunner{ctx: ctx, hooks: o.Spec.Hooks, state: specs.State{
+		Version: specs.Version, ID: c.ID, Status: specs.StateCreating, Bundle: o.Bundle, Annotations: o.Spec.Annotations,
+	}}
+	if err := b.container(o, entry, fifo, hooks); err != nil {
+		return nil, err
+	}
+	child, err := spawn.Start(&b.plan)
+	if err != nil {
+		return nil, err
+	}
+	rec := &record{ID: c.ID, Bundle: o.Bundle, Pid: child.Pid, Created: time.Now().UTC(), Cgroup: group.Path(), Spec: o.Spec}
+	if rec.StartTime, _, err = processStat(child.Pid); err == nil {
+		err = c.runtime.save(rec)
+	}
+	if err != nil {
+		_ = unix.PidfdSendSignal(int(child.Pidfd.Fd()), unix.SIGKILL, nil, 0)
+		_, waitErr := child.Wait()
+		return nil, errors.Join(err, waitErr, child.Close())
+	}
+	c.child = child
+	return &Process{Pid: child.Pid, Pidfd: child.Pidfd}, nil
+}
+
+// makeFIFO makes what start writes to. The process holds it open for both, so neither side blocks on the other's absence.
+func (c *Container) makeFIFO(b *builder) (spawn.FD, error) {
+	path := filepath.Join(c.dir(), "exec.fifo")
+	if err := unix.Mkfifo(path, 0o600); err != nil {
+		return spawn.FD{}, &os.PathError{Op: "mkfifo", Path: path, Err: err}
+	}
+	return b.open(path, unix.O_RDWR, "exec.fifo")
+}
+
+// cgroupPath is linux.cgroupsPath in the hierarchies. systemd's form slice:prefix:name is a path of slices. Without
+// one the container stands below /gantry.
+func (b *builder) cgroupPath() string {
+	path := b.spec.Linux.CgroupsPath
+	if parts := strings.Split(path, ":"); len(parts) == 3 {
+		return filepath.Join("/", slicePath(parts[0]), parts[1]+"-"+parts[2]+".scope")
+	}
+	if path == "" {
+		return "/gantry/" + b.id
+	}
+	return filepath.Join("/", path)
+}
+
+// slicePath is where systemd puts a slice: a-b.slice is in a.slice.
+func slicePath(slice string) string {
+	name := strings.TrimSuffix(slice, ".slice")
+	if name == "" || name == "-" {
+		return "system.slice"
+	}
+	var path, prefix string
+	for part := range strings.SplitSeq(name, "-") {
+		prefix += part
+		path = filepath.Join(path, prefix+".slice")
+		prefix += "-"
+	}
+	return path
+}
+
+// Start executes the program of a created container and returns when it has been executed. If execve fails, the error
+// wraps the errno (ENOENT, EACCES, …) and names the program. (Only the process that created the container learns so;
+// another one returns when the program was told to go.)
+func (c *Container) Start(ctx context.Context) error {
+	unlock, err := c.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	rec, err := c.load()
+	if err != nil {
+		return err
+	}
+	if status := rec.status(); status != specs.StateCreated {
+		return fmt.Errorf("start container %s: it is %s, not created", c.ID, status)
+	}
+	rec.Started = true
+	if err := c.runtime.save(rec); err != nil {
+		return err
+	}
+	if err := write(filepath.Join(c.dir(), "exec.fifo")); err != nil {
+		return fmt.Errorf("start container %s: %w", c.ID, err)
+	}
+	if c.child != nil {
+		if err := c.child.Executed(); err != nil {
+			return fmt.Errorf("start container %s: %w", c.ID, err)
+		}
+	}
+	hooks := &hookRunner{ctx: ctx, hooks: rec.Spec.Hooks, state: rec.hookState(specs.StateRunning)}
+	return hooks.poststart()
+}
+
+// write tells the waiting process to go. If it has died, nobody reads and the open fails with ENXIO.
+func write(fifo string) error {
+	fd, err := unix.Open(fifo, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err == unix.ENXIO {
+		return errors.New("its process has died")
+	}
+	if err != nil {
+		return &os.PathError{Op: "open", Path: fifo, Err: err}
+	}
+	defer unix.Close(fd)
+	if _, err := unix.Write(fd, []byte{0}); err != nil {
+		return &os.PathError{Op: "write", Path: fifo, Err: err}
+	}
+	return nil
+}
+
+func (rec *record) hookState(status specs.ContainerState) specs.State {
+	return specs.State{Version: specs.Version, ID: rec.ID, Status: status, Pid: rec.Pid, Bundle: rec.Bundle, Annotations: rec.Spec.Annotations}
+}
+
+// ErrNotRunning is wrapped by errors of what needs a living process.
+var ErrNotRunning = errors.New("container not running")
+
+// Kill sends a signal to the first process through its pidfd, or to all processes of the container.
+func (c *Container) Kill(sig unix.Signal, all bool) error {
+	rec, err := c.load()
+	if err != nil {
+		return err
+	}
+	if all {
+		return c.killAll(rec, sig)
+	}
+	pidfd, err := rec.pidfd()
+	if err == nil {
+		defer pidfd.Close()
+		err = unix.PidfdSendSignal(int(pidfd.Fd()), sig, nil, 0)
+	}
+	if err == unix.ESRCH || (err == nil && rec.status() == specs.StateStopped) {
+		return fmt.Errorf("send %s to container %s: %w", unix.SignalName(sig), c.ID, ErrNotRunning)
+	}
+	if err != nil {
+		return fmt.Errorf("send %s to container %s: %w", unix.SignalName(sig), c.ID, err)
+	}
+	return nil
+}
+
+func (c *Container) killAll(rec *record, sig unix.Signal) error {
+	group, err := cgroup.Open(rec.Cgroup)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if sig == unix.SIGKILL {
+		return group.Kill()
+	}
+	pids, err := group.Procs(true)
+	if err != nil {
+		return err
+	}
+	for _, pid := range pids {
+		if err := unix.Kill(pid, sig); err != nil && err != unix.ESRCH {
+			return fmt.Errorf("send %s to process %d of container %s: %w", unix.SignalName(sig), pid, c.ID, err)
+		}
+	}
+	return nil
+}
+
+// Pause freezes every process of the container.
+func (c *Container) Pause() error { return c.freeze(specs.StateRunning, (*cgroup.Group).Freeze) }
+
+// Resume thaws them.
+func (c *Container) Resume() error { return c.freeze(StatePaused, (*cgroup.Group).Thaw) }
+
+func (c *Container) freeze(from specs.ContainerState, f func(*cgroup.Group) error) error {
+	unlock, err := c.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	rec, err := c.load()
+	if err != nil {
+		return err
+	}
+	if status := rec.status(); status != from && (from != specs.StateRunning || status != specs.StateCreated) {
+		return fmt.Errorf("container %s is %s, not %s", c.ID, status, from)
+	}
+	group, err := cgroup.Open(rec.Cgroup)
+	if err != nil {
+		return err
+	}
+	return f(group)
+}
+
+// Update changes limits of a container that exists.
+func (c *Container) Update(res *specs.LinuxResources) error {
+	group, err := c.Cgroup()
+	if err != nil {
+		return err
+	}
+	return group.Set(res)
+}
+
+// Delete removes a stopped container: cgroup, state, mounts. With force a running one is killed first. Idempotent.
+func (c *Container) Delete(ctx context.Context, force bool) error {
+	unlock, err := c.lock()
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	rec, err := c.load()
+	if errors.Is(err, os.ErrNotExist) { // a create that was killed half way
+		return os.RemoveAll(c.dir())
+	}
+	if err != nil {
+		return err
+	}
+	if status := rec.status(); status != specs.StateStopped {
+		if !force {
+			return fmt.Errorf("delete container %s: it is %s: stop it first, or force", c.ID, status)
+		}
+	}
+	group, err := cgroup.Open(rec.Cgroup)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+	case err != nil:
+		return err
+	default:
+		// Without a pid namespace of its own, processes may have outlived the first one.
+		if err := group.Kill(); err != nil {
+			return err
+		}
+		if err := group.Delete(); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(c.dir()); err != nil {
+		return fmt.Errorf("delete container %s: %w", c.ID, err)
+	}
+	if c.child != nil {
+		_ = c.child.CloseStatus() // of a process that has ended
+	}
+	hooks := &hookRunner{ctx: ctx, hooks: rec.Spec.Hooks, state: rec.hookState(specs.StateStopped)}
+	hooks.poststop()
+	return nil
+}

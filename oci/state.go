@@ -1,0 +1,206 @@
+package oci
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"gantry/cgroup"
+)
+
+// record is a container's state.json: what another process needs to go on.
+type record struct {
+	ID        string
+	Bundle    string
+	Pid       int
+	StartTime uint64 // field 22 of /proc/PID/stat: tells the process from a later one of the same pid
+	Created   time.Time
+	Started   bool   // the program was told to go
+	Cgroup    string // path in the hierarchies
+	Spec      *specs.Spec
+}
+
+const maxID = 255 // bytes: it names a directory
+
+func checkID(id string) error {
+	const possible = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_+-."
+	if id == "" || len(id) > maxID || strings.Trim(id, possible) != "" || id == "." || id == ".." {
+		return fmt.Errorf("container id %q: letters, digits and _ + - . are possible, at most %d", id, maxID)
+	}
+	return nil
+}
+
+func (r *Runtime) dir(id string) string { return filepath.Join(r.Root, id) }
+
+func (c *Container) dir() string { return c.runtime.dir(c.ID) }
+
+// save writes state.json atomically.
+func (r *Runtime) save(rec *record) error {
+	text, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("store state of container %s: %w", rec.ID, err)
+	}
+	file := filepath.Join(r.dir(rec.ID), "state.json")
+	if err := os.WriteFile(file+".new", text, 0o600); err != nil {
+		return fmt.Errorf("store state of container %s: %w", rec.ID, err)
+	}
+	if err := os.Rename(file+".new", file); err != nil {
+		return fmt.Errorf("store state of container %s: %w", rec.ID, err)
+	}
+	return nil
+}
+
+func (c *Container) load() (*record, error) {
+	text, err := os.ReadFile(filepath.Join(c.dir(), "state.json"))
+	if err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("container %s does not exist: %w", c.ID, os.ErrNotExist)
+		}
+		return nil, fmt.Errorf("read state of container %s: %w", c.ID, err)
+	}
+	var rec record
+	if err := json.Unmarshal(text, &rec); err != nil {
+		return nil, fmt.Errorf("read state of container %s: %w", c.ID, err)
+	}
+	return &rec, nil
+}
+
+// Load finds an existing container; os.ErrNotExist if there is none.
+func (r *Runtime) Load(id string) (*Container, error) {
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
+	c := &Container{ID: id, runtime: r}
+	if _, err := c.load(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// List returns the ids of all containers.
+func (r *Runtime) List() ([]string, error) {
+	entries, err := os.ReadDir(r.Root)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	var ids []string
+	for _, e := range entries {
+		if e.IsDir() && checkID(e.Name()) == nil {
+			ids = append(ids, e.Name())
+		}
+	}
+	return ids, nil
+}
+
+// status is the container's status by the kernel's word.
+func (rec *record) status() specs.ContainerState {
+	start, state, err := processStat(rec.Pid)
+	if err != nil || start != rec.StartTime || state == 'Z' || state == 'X' {
+		return specs.StateStopped
+	}
+	if !rec.Started {
+		return specs.StateCreated
+	}
+	if g, err := cgroup.Open(rec.Cgroup); err == nil {
+		if frozen, err := g.Frozen(); err == nil && frozen {
+			return StatePaused
+		}
+	}
+	return specs.StateRunning
+}
+
+// StatePaused is the status of a frozen container; the specification leaves the name to the runtimes.
+const StatePaused specs.ContainerState = "paused"
+
+// State is the specification's state; Status is recomputed from the kernel.
+func (c *Container) State() (*specs.State, error) {
+	rec, err := c.load()
+	if err != nil {
+		return nil, err
+	}
+	s := &specs.State{Version: specs.Version, ID: c.ID, Status: rec.status(), Bundle: rec.Bundle, Annotations: rec.Spec.Annotations}
+	if s.Status != specs.StateStopped {
+		s.Pid = rec.Pid
+	}
+	return s, nil
+}
+
+// Created is when Create returned.
+func (c *Container) Created() (time.Time, error) {
+	rec, err := c.load()
+	if err != nil {
+		return time.Time{}, err
+	}
+	return rec.Created, nil
+}
+
+// Spec is the configuration that the container was created with.
+func (c *Container) Spec() (*specs.Spec, error) {
+	rec, err := c.load()
+	if err != nil {
+		return nil, err
+	}
+	return rec.Spec, nil
+}
+
+// Cgroup opens the container's cgroup: statistics, processes, OOM kills.
+func (c *Container) Cgroup() (*cgroup.Group, error) {
+	rec, err := c.load()
+	if err != nil {
+		return nil, err
+	}
+	return cgroup.Open(rec.Cgroup)
+}
+
+// processStat reads the start time and the state of a process; see proc_pid_stat(5).
+func processStat(pid int) (start uint64, state byte, err error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, 0, err
+	}
+	_, rest, _ := strings.Cut(string(text[strings.LastIndexByte(string(text), ')')+1:]), " ")
+	f := strings.Fields(rest)
+	if len(f) < 20 || f[0] == "" {
+		return 0, 0, fmt.Errorf("/proc/%d/stat is malformed", pid)
+	}
+	start, err = strconv.ParseUint(f[19], 10, 64)
+	return start, f[0][0], err
+}
+
+// pidfd opens the container's first process; unix.ESRCH if it has ended.
+func (rec *record) pidfd() (*os.File, error) {
+	fd, err := unix.PidfdOpen(rec.Pid, 0)
+	if err != nil {
+		return nil, unix.ESRCH
+	}
+	// Checked after the opening: the descriptor cannot change its process any more.
+	if start, _, err := processStat(rec.Pid); err != nil || start != rec.StartTime {
+		_ = unix.Close(fd)
+		return nil, unix.ESRCH
+	}
+	return os.NewFile(uintptr(fd), "pidfd"), nil
+}
+
+// lock lets only one process at a time change a container; the lock ends with the returned function.
+func (c *Container) lock() (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(c.dir(), "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("container %s does not exist: %w", c.ID, os.ErrNotExist)
+		}
+		return nil, fmt.Errorf("lock container %s: %w", c.ID, err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("lock container %s: %w", c.ID, err)
+	}
+	return func() { _ = f.Close() }, nil
+}

@@ -1,0 +1,117 @@
+package oci
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"gantry/spawn"
+)
+
+// masterFD is the descriptor under which the parent finds the terminal's master in the child.
+const masterFD = 200
+
+// terminal makes the process a terminal in its own devpts, hands the master to the parent, and puts the other side on
+// descriptors 0, 1 and 2 and on /dev/console. See pts(4), ioctl_tty(2).
+func (b *builder) terminal(console func(*os.File) error) error {
+	if !b.spec.Process.Terminal {
+		return nil
+	}
+	if console == nil && !b.dry {
+		return fmt.Errorf("process.terminal is set, but nobody takes the terminal")
+	}
+	b.openTerminal(console)
+	b.touch("/dev/console")
+	b.add("take the console's mount", unix.SYS_OPEN_TREE, spawn.Of(slotConsole), spawn.Str(""),
+		spawn.Flags(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH")).Result = slotTree
+	b.add("bind the terminal to /dev/console", unix.SYS_MOVE_MOUNT, spawn.Of(slotTree), spawn.Str(""), spawn.Int(unix.AT_FDCWD), spawn.Str("/dev/console"),
+		spawn.Flags(unix.MOVE_MOUNT_F_EMPTY_PATH, "MOVE_MOUNT_F_EMPTY_PATH"))
+	return nil
+}
+
+// openTerminal opens a terminal of /dev/pts and makes it the controlling one of a new session.
+func (b *builder) openTerminal(console func(*os.File) error) {
+	p := b.spec.Process
+	unlock := new(int32)
+	b.add("open a terminal", unix.SYS_OPENAT, spawn.Int(unix.AT_FDCWD), spawn.Str("/dev/pts/ptmx"),
+		spawn.Flags(unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, "O_RDWR|O_NOCTTY|O_CLOEXEC")).Result = slotMaster
+	b.add("unlock the terminal", unix.SYS_IOCTL, spawn.Of(slotMaster), spawn.Flags(unix.TIOCSPTLCK, "TIOCSPTLCK"), spawn.Bytes(bytesOf(unlock), "[0]"))
+	b.add("open its other side", unix.SYS_IOCTL, spawn.Of(slotMaster), spawn.Flags(unix.TIOCGPTPEER, "TIOCGPTPEER"),
+		spawn.Flags(unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC, "O_RDWR|O_NOCTTY|O_CLOEXEC")).Result = slotConsole
+	if size := p.ConsoleSize; size != nil {
+		window := &unix.Winsize{Row: uint16(size.Height), Col: uint16(size.Width)}
+		b.add(fmt.Sprintf("set the terminal's size to %d x %d", size.Width, size.Height), unix.SYS_IOCTL, spawn.Of(slotConsole),
+			spawn.Flags(unix.TIOCSWINSZ, "TIOCSWINSZ"), spawn.Bytes(bytesOf(window), fmt.Sprintf("{%d, %d}", size.Height, size.Width)))
+	}
+	if p.User.UID != 0 {
+		b.add("give the terminal to the user", unix.SYS_FCHOWN, spawn.Of(slotConsole), spawn.Int(int(p.User.UID)), spawn.Int(-1))
+	}
+	b.add("show the parent the terminal", unix.SYS_DUP3, spawn.Of(slotMaster), spawn.Int(masterFD), spawn.Flags(unix.O_CLOEXEC, "O_CLOEXEC"))
+	b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: "hand the terminal over", Sync: func(child *spawn.Process) error {
+		fd, err := unix.PidfdGetfd(int(child.Pidfd.Fd()), masterFD, 0)
+		if err != nil {
+			return fmt.Errorf("take the terminal: %w", err)
+		}
+		return console(os.NewFile(uintptr(fd), "terminal"))
+	}})
+	b.add("close the terminal's master", unix.SYS_CLOSE, spawn.Int(masterFD))
+	b.add("close the terminal's master", unix.SYS_CLOSE, spawn.Of(slotMaster))
+	for fd := range 3 {
+		b.add(fmt.Sprintf("put the terminal on descriptor %d", fd), unix.SYS_DUP3, spawn.Of(slotConsole), spawn.Int(fd), spawn.Int(0))
+	}
+	b.add("begin a session", unix.SYS_SETSID).Ignore = []unix.Errno{unix.EPERM}
+	b.add("make the terminal its controlling one", unix.SYS_IOCTL, spawn.Int(0), spawn.Flags(unix.TIOCSCTTY, "TIOCSCTTY"), spawn.Int(0))
+}
+
+// raisedFD is where descriptors wait for their place: above the places themselves.
+const raisedFD = 300
+
+// stdio puts descriptors 0, 1 and 2 and those to preserve in their places. Without a terminal the session begins here.
+func (b *builder) stdio(s Stdio, preserve []*os.File) error {
+	if !b.spec.Process.Terminal {
+		b.add("begin a session", unix.SYS_SETSID).Ignore = []unix.Errno{unix.EPERM}
+		for i, f := range []*os.File{s.Stdin, s.Stdout, s.Stderr} {
+			if err := b.place(f, i); err != nil {
+				return err
+			}
+		}
+	}
+	for i, f := range preserve {
+		if err := b.place(f, 3+i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// place puts a file on a descriptor; nil is /dev/null.
+func (b *builder) place(f *os.File, target int) error {
+	name := [...]string{"stdin", "stdout", "stderr"}[min(target, 2)]
+	if target > 2 {
+		name = fmt.Sprintf("descriptor %d", target)
+	}
+	if b.dry {
+		b.add("put "+name+" in place", unix.SYS_DUP3, spawn.Desc(spawn.FD{Name: name}), spawn.Int(target), spawn.Int(0))
+		return nil
+	}
+	if f == nil {
+		null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		defer null.Close()
+		f = null
+	}
+	num, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, raisedFD)
+	if err != nil {
+		return fmt.Errorf("pass %s on: %w", name, err)
+	}
+	fd := b.fd(num, name)
+	if uid := b.spec.Process.User.UID; uid != 0 && target < 3 {
+		b.add("give "+name+" to the user", unix.SYS_FCHOWN, spawn.Desc(fd), spawn.Int(int(uid)), spawn.Int(-1)).
+			Ignore = []unix.Errno{unix.EPERM, unix.EINVAL, unix.EROFS, unix.EBADF}
+	}
+	b.add("put "+name+" in place", unix.SYS_DUP3, spawn.Desc(fd), spawn.Int(target), spawn.Int(0))
+	return nil
+}

@@ -1,0 +1,86 @@
+// Command probe is the program of test containers: it prints what it sees, as JSON, or does one thing.
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	if len(os.Args) < 2 {
+		report()
+		return
+	}
+	switch os.Args[1] {
+	case "exit":
+		code, _ := strconv.Atoi(os.Args[2])
+		os.Exit(code)
+	case "sleep":
+		stop := make(chan os.Signal, 1)
+		signal.Notify(stop, syscall.SIGTERM)
+		fmt.Println("ready")
+		select {
+		case <-stop:
+		case <-time.After(time.Minute):
+		}
+	case "cat":
+		for _, file := range os.Args[2:] {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				fmt.Println("error:", err)
+				continue
+			}
+			os.Stdout.Write(text)
+		}
+	case "write":
+		if err := os.WriteFile(os.Args[2], []byte(os.Args[3]), 0o644); err != nil {
+			fmt.Println("error:", err)
+		}
+	case "ls":
+		for _, dir := range os.Args[2:] {
+			entries, err := os.ReadDir(dir)
+			if err != nil {
+				fmt.Println("error:", err)
+			}
+			for _, e := range entries {
+				fmt.Println(e.Name())
+			}
+		}
+	case "fds":
+		for n := range 64 {
+			if _, _, errno := syscall.Syscall(syscall.SYS_FCNTL, uintptr(n), syscall.F_GETFD, 0); errno == 0 {
+				if target, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", n)); err == nil && !strings.Contains(target, "event") && !strings.Contains(target, "cgroup") {
+					fmt.Println(n)
+				}
+			}
+		}
+	case "unshare":
+		_, _, errno := syscall.RawSyscall(syscall.SYS_UNSHARE, syscall.CLONE_NEWUSER, 0, 0)
+		fmt.Println(errno)
+	}
+}
+
+func report() {
+	out := map[string]any{"uid": os.Getuid(), "gid": os.Getgid(), "env": os.Environ(), "pid": os.Getpid(), "args": os.Args}
+	out["groups"], _ = os.Getgroups()
+	out["cwd"], _ = os.Getwd()
+	out["hostname"], _ = os.Hostname()
+	for _, file := range []string{"status", "limits", "mountinfo", "cgroup", "oom_score_adj", "uid_map"} {
+		text, _ := os.ReadFile("/proc/self/" + file)
+		out[file] = string(text)
+	}
+	links := map[string]string{}
+	entries, _ := filepath.Glob("/proc/self/ns/*")
+	for _, e := range entries {
+		links[filepath.Base(e)], _ = os.Readlink(e)
+	}
+	out["ns"] = links
+	_ = json.NewEncoder(os.Stdout).Encode(out)
+}
