@@ -1,0 +1,259 @@
+package logs
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// maxLine is how much of a line is logged as one entry; a longer line becomes several without a newline but the last.
+const maxLine = 16 << 10
+
+// Writer appends entries. It is safe for the two copying goroutines of one container.
+type Writer struct {
+	options Options
+	attrs   []byte
+
+	mu      sync.Mutex
+	file    *os.File // nil after a rotation that got half way, say on a full disk
+	closed  bool
+	size    int64
+	buf     []byte // entries on their way into the file; empty between calls
+	partial [Stderr + 1][]byte
+}
+
+// OpenWriter opens or creates the log, repairing a torn last line.
+func OpenWriter(o Options) (*Writer, error) {
+	attrs, err := encodeAttrs(o.Attrs)
+	if err != nil {
+		return nil, fmt.Errorf("open log %s: attributes: %w", o.Path, err)
+	}
+	w := &Writer{options: o, attrs: attrs}
+	if err := w.open(); err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+func (w *Writer) open() error {
+	f, err := os.OpenFile(w.options.Path, os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o640)
+	if err != nil {
+		return fmt.Errorf("open log: %w", err)
+	}
+	size, err := repair(f)
+	if err != nil {
+		_ = f.Close()
+		return fmt.Errorf("open log %s: %w", w.options.Path, err)
+	}
+	w.file, w.size = f, size
+	return nil
+}
+
+// repair cuts off a last line without a newline, which a crash left, and returns the size.
+func repair(f *os.File) (int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	if !info.Mode().IsRegular() {
+		return 0, errors.New("not a regular file")
+	}
+	end, err := lastLines(f, info.Size(), 0)
+	if err != nil || end == info.Size() {
+		return end, err
+	}
+	return end, f.Truncate(end)
+}
+
+// Write logs chunk, cut into lines at newlines; a line without one is held back until its end, 16 KiB, or Flush.
+// All the lines of a chunk bear the time at and reach the file in one write(2), so that no reader sees half a line.
+func (w *Writer) Write(s Stream, chunk []byte, at time.Time) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var stamp [len(time.RFC3339Nano)]byte
+	when := appendTime(stamp[:0], at)
+	for len(chunk) > 0 {
+		held := w.partial[s]
+		n, whole := bytes.IndexByte(chunk, '\n')+1, true
+		if n == 0 {
+			n, whole = len(chunk), false
+		}
+		if room := maxLine - len(held); n > room {
+			n, whole = room, true
+		}
+		line := chunk[:n]
+		chunk = chunk[n:]
+		if len(held) > 0 || !whole {
+			line = append(held, line...)
+			w.partial[s] = line
+		}
+		if !whole && len(line) < maxLine {
+			break
+		}
+		w.partial[s] = w.partial[s][:0]
+		if err := w.add(line, s, when); err != nil {
+			return err
+		}
+	}
+	if len(w.partial[s]) == 0 {
+		w.partial[s] = nil // an idle stream holds no memory
+	}
+	return w.flush()
+}
+
+// Flush writes a held-back last line of a stream that has ended.
+func (w *Writer) Flush(s Stream) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	line := w.partial[s]
+	if len(line) == 0 {
+		return nil
+	}
+	w.partial[s] = nil
+	if err := w.add(line, s, appendTime(nil, time.Now())); err != nil {
+		return err
+	}
+	return w.flush()
+}
+
+// Close writes what is held back and closes the file.
+func (w *Writer) Close() error {
+	err := errors.Join(w.Flush(Stdout), w.Flush(Stderr))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+	if w.file != nil {
+		err = errors.Join(err, w.file.Close())
+		w.file = nil
+	}
+	return err
+}
+
+// flushAt bounds the memory of a chunk's entries.
+const flushAt = 64 << 10
+
+// buffers are shared by all logs: one that is idle holds none.
+var buffers = sync.Pool{New: func() any {
+	b := make([]byte, 0, flushAt+8*maxLine)
+	return &b
+}}
+
+func (w *Writer) add(line []byte, s Stream, when []byte) error {
+	if w.buf == nil {
+		w.buf = (*buffers.Get().(*[]byte))[:0]
+	}
+	start := len(w.buf)
+	w.buf = appendEntry(w.buf, line, s, w.attrs, when)
+	if limit := w.options.MaxSize; limit > 0 && w.size+int64(len(w.buf)) > limit && w.size+int64(start) > 0 {
+		entry := append([]byte(nil), w.buf[start:]...)
+		w.buf = w.buf[:start]
+		if err := w.flush(); err != nil {
+			return err
+		}
+		if err := w.rotate(); err != nil {
+			return err
+		}
+		w.buf = append(w.buf, entry...)
+	}
+	if len(w.buf) >= flushAt {
+		return w.flush()
+	}
+	return nil
+}
+
+// flush writes the entries. On an error they are lost, and what part of them was written is taken back.
+func (w *Writer) flush() error {
+	if len(w.buf) == 0 {
+		return nil
+	}
+	defer func() {
+		b := w.buf[:0]
+		buffers.Put(&b)
+		w.buf = nil
+	}()
+	if w.closed {
+		return fmt.Errorf("write log: %w", os.ErrClosed)
+	}
+	if w.file == nil {
+		if err := w.open(); err != nil {
+			return err
+		}
+	}
+	n, err := w.file.Write(w.buf)
+	if err != nil {
+		if n > 0 {
+			err = errors.Join(err, w.file.Truncate(w.size))
+		}
+		return fmt.Errorf("write log: %w", err)
+	}
+	w.size += int64(n)
+	return nil
+}
+
+// rotate makes FILE FILE.1, FILE.1 FILE.2 and so on. Who reads the old file can go on to its end.
+func (w *Writer) rotate() error {
+	err := w.file.Close()
+	w.file = nil
+	if err != nil {
+		return fmt.Errorf("rotate log: %w", err)
+	}
+	if w.options.MaxFiles <= 1 {
+		err = os.Remove(w.options.Path)
+	}
+	for i := w.options.MaxFiles - 1; i > 0; i-- {
+		from := rotated(w.options.Path, i-1)
+		if e := os.Rename(from, rotated(w.options.Path, i)); e != nil && !errors.Is(e, os.ErrNotExist) {
+			err = e
+			break
+		}
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("rotate log: %w", err)
+	}
+	return w.open()
+}
+
+// rotated is the name of the file that is i rotations old.
+func rotated(path string, i int) string {
+	if i == 0 {
+		return path
+	}
+	return path + "." + strconv.Itoa(i)
+}
+
+// lastLines returns where the last n whole lines of the first size bytes of a file begin; for n = 0, where they end.
+// It reads backwards, block by block. If there are fewer lines, the result is 0.
+func lastLines(f io.ReaderAt, size int64, n int) (int64, error) {
+	at, _, err := lastLinesCount(f, size, n)
+	return at, err
+}
+
+// lastLinesCount is lastLines and tells how many lines there are from the result on (at most n).
+func lastLinesCount(f io.ReaderAt, size int64, n int) (at int64, found int, err error) {
+	block := make([]byte, 32<<10)
+	found = -1 // the newline that ends the last line begins none
+	for end := size; end > 0; {
+		start := max(0, end-int64(len(block)))
+		part := block[:end-start]
+		if _, err := f.ReadAt(part, start); err != nil {
+			return 0, 0, err
+		}
+		for i := len(part); i > 0; i-- {
+			j := bytes.LastIndexByte(part[:i], '\n')
+			if j < 0 {
+				break
+			}
+			if found++; found == n {
+				return start + int64(j) + 1, n, nil
+			}
+			i = j + 1
+		}
+		end = start
+	}
+	return 0, found + 1, nil
+}
