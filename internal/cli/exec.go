@@ -93,7 +93,7 @@ func (a *app) execAttached(ctx context.Context, api *client.Client, id string, o
 		})
 	}
 	if err := s.transfer(conn); errors.Is(err, errDetached) {
-		return nil
+		return err
 	}
 	ended, err := api.ExecInspect(ctx, id, client.ExecInspectOptions{})
 	if err != nil {
