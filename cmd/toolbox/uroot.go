@@ -1,0 +1,46 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/u-root/u-root/pkg/core"
+	uchmod "github.com/u-root/u-root/pkg/core/chmod"
+	ucp "github.com/u-root/u-root/pkg/core/cp"
+	umkdir "github.com/u-root/u-root/pkg/core/mkdir"
+	umktemp "github.com/u-root/u-root/pkg/core/mktemp"
+	urm "github.com/u-root/u-root/pkg/core/rm"
+	utouch "github.com/u-root/u-root/pkg/core/touch"
+	uxargs "github.com/u-root/u-root/pkg/core/xargs"
+)
+
+// These applets are u-root's.
+
+func uroot(c core.Command, args []string) error { return c.Run(args[1:]...) }
+
+func mkdir(args []string) error  { return uroot(umkdir.New(), args) }
+func mktemp(args []string) error { return uroot(umktemp.New(), args) }
+func rm(args []string) error     { return uroot(urm.New(), args) }
+func touch(args []string) error  { return uroot(utouch.New(), args) }
+func xargs(args []string) error  { return uroot(uxargs.New(), args) }
+
+// chmod has only the long form of the recursive flag there.
+func chmod(args []string) error {
+	if len(args) > 1 && args[1] == "-R" {
+		args = append([]string{args[0], "--recursive"}, args[2:]...)
+	}
+	return uroot(uchmod.New(), args)
+}
+
+// cp takes -a as -r -P, and -p, for modes are copied anyway; owners and times are not.
+func cp(args []string) error {
+	flags := []string{args[0]}
+	rest := args[1:]
+	for len(rest) > 0 && len(rest[0]) > 1 && rest[0][0] == '-' && !strings.HasPrefix(rest[0], "--") {
+		word := strings.NewReplacer("a", "rP", "d", "P", "p", "").Replace(rest[0])
+		if word != "-" {
+			flags = append(flags, word)
+		}
+		rest = rest[1:]
+	}
+	return uroot(ucp.New(), append(flags, rest...))
+}
