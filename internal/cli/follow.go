@@ -40,12 +40,16 @@ func (a *app) follow(ctx context.Context, api *client.Client, id string, f follo
 	if err != nil {
 		return err
 	}
+	var signals <-chan struct{}
 	if f.sigProxy && !f.config.Tty { // a raw terminal's keys reach the container as bytes
-		defer proxySignals(ctx, api, id)()
+		signals = proxySignals(ctx, api, id) // meanwhile the engine is asked
 	}
 	at, err := attachAndWait(ctx, api, id, f)
 	if err != nil {
 		return err
+	}
+	if signals != nil {
+		<-signals
 	}
 	if start != nil {
 		if err := start(); err != nil {
@@ -144,24 +148,22 @@ func startExitCode(message string) int {
 	return exitEngine
 }
 
-// proxied lists the signals that are passed on: all but those that the kernel or the runtime needs here and SIGCHLD,
-// SIGPIPE, SIGURG, SIGWINCH, SIGTTIN and SIGTTOU, which are about this process.
+// proxied lists the signals that are passed on: those that people and supervisors send. It is short on purpose: the Go
+// runtime takes two thread switches to enable a signal, so that all 64 would take longer than the rest of run.
 func proxied() []os.Signal {
-	signals := []os.Signal{
-		unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGTERM, unix.SIGCONT,
-		unix.SIGTSTP, unix.SIGVTALRM, unix.SIGIO, unix.SIGPWR, unix.SIGSYS,
+	return []os.Signal{
+		unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGCONT, unix.SIGTSTP,
 	}
-	for rt := unix.Signal(35); rt <= 64; rt++ {
-		signals = append(signals, rt)
-	}
-	return signals
 }
 
-// proxySignals passes this process's signals on to the container; the returned function ends that.
-func proxySignals(ctx context.Context, api *client.Client, id string) (stop func()) {
-	received := make(chan os.Signal, 128)
-	signal.Notify(received, proxied()...)
+// proxySignals passes this process's signals on to the container until ctx ends; it closes ready when it receives them.
+// They are not given back: what follows is the end of the process.
+func proxySignals(ctx context.Context, api *client.Client, id string) (ready <-chan struct{}) {
+	enabled := make(chan struct{})
 	go func() {
+		received := make(chan os.Signal, 128)
+		signal.Notify(received, proxied()...)
+		close(enabled)
 		for {
 			select {
 			case sig := <-received:
@@ -176,5 +178,5 @@ func proxySignals(ctx context.Context, api *client.Client, id string) (stop func
 			}
 		}
 	}()
-	return func() { signal.Stop(received) }
+	return enabled
 }

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestRunSequence(t *testing.T) {
@@ -229,4 +231,25 @@ func TestEachKeepsOrderAndGoesOn(t *testing.T) {
 	}
 	s.on("DELETE /containers/b", refuse(http.StatusConflict, "b is running"))
 	s.gantry("", "rm", "a", "b", "c").want(t, 1, "a\nc\n", "gantry: Error response from daemon: b is running\n")
+}
+
+func TestRunProxiesSignals(t *testing.T) {
+	s := newEngineStub(t)
+	killed := make(chan struct{})
+	s.on("POST /containers/c1/kill", func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusNoContent)
+		close(killed)
+	})
+	s.output = func(net.Conn) {
+		<-s.started // by now the signals are received, else this one ends the test
+		if err := unix.Kill(os.Getpid(), unix.SIGUSR1); err != nil {
+			t.Error(err)
+			return
+		}
+		<-killed
+	}
+	s.gantry("", "run", "img").want(t, 0, "")
+	if want := "POST /containers/c1/kill?signal=10"; s.index(want) < 0 {
+		t.Errorf("requests %q lack %s", s.seen(), want)
+	}
 }
