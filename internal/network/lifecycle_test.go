@@ -121,6 +121,9 @@ func TestWishes(t *testing.T) {
 			if err == nil && link.Attrs().HardwareAddr.String() != c.MAC {
 				err = fmt.Errorf("hardware address %s, want %s", link.Attrs().HardwareAddr, c.MAC)
 			}
+			if six, listErr := netlink.AddrList(link, netlink.FAMILY_V6); listErr != nil || len(six) != 0 {
+				t.Errorf("IPv6 addresses of an IPv4 network: %v, %v", six, listErr)
+			}
 			return err
 		}))
 		fatal(t, n.Disconnect(t.Context(), c.Endpoint))
@@ -168,6 +171,32 @@ func TestTakeover(t *testing.T) {
 	}
 	fatal(t, second.Disconnect(t.Context(), &stored))
 	refused(t, client, hostIP.String()+":8080")
+}
+
+func TestSandboxSysctls(t *testing.T) {
+	c := start(t, open(t, options()), Request{})
+	for name, want := range sandboxSysctls {
+		fatal(t, within(c.namespace, func() error {
+			got, err := os.ReadFile("/proc/sys/net/ipv4/" + name)
+			if text := strings.Join(strings.Fields(string(got)), " "); err == nil && text != want {
+				t.Errorf("%s is %q, want %q", name, text, want)
+			}
+			return err
+		}))
+	}
+}
+
+// TestOpenFails names a table that nftables does not take: what was made until then goes again.
+func TestOpenFails(t *testing.T) {
+	before := state(t)
+	o := options()
+	o.Table = strings.Repeat("x", 300)
+	if _, err := Open(t.Context(), o, nil); err == nil || !strings.Contains(err.Error(), "nftables table") {
+		t.Errorf("open with a bad table: %v", err)
+	}
+	if after := state(t); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
 }
 
 func TestRemoveLeavesNothing(t *testing.T) {

@@ -110,14 +110,11 @@ func Open(ctx context.Context, o Options, live []Endpoint) (*Network, error) {
 		addresses: newAllocator(subnet), endpoints: map[string]*attachment{}, freed: make(chan struct{}),
 		refill: make(chan struct{}, 1), sweep: make(chan struct{}, 1),
 	}
-	if n.info.Forwarding, err = enableForwarding(o.Bridge); err != nil {
-		return nil, err
-	}
-	if err := n.adopt(ctx, live); err != nil {
-		return nil, err
-	}
-	if n.firewall, err = openFirewall(o.Table, o.Bridge, subnet, live); err != nil {
+	if err := n.prepareHost(ctx, live); err != nil {
 		n.ports.releaseAll()
+		if len(live) == 0 {
+			err = errors.Join(err, deleteLink(o.Bridge))
+		}
 		return nil, err
 	}
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -126,6 +123,18 @@ func Open(ctx context.Context, o Options, live []Endpoint) (*Network, error) {
 	n.workers.Go(func() { n.sweeper(running) })
 	wake(n.refill)
 	return n, nil
+}
+
+// prepareHost does what comes after the bridge: forwarding, live endpoints, table.
+func (n *Network) prepareHost(ctx context.Context, live []Endpoint) (err error) {
+	if n.info.Forwarding, err = enableForwarding(n.o.Bridge); err != nil {
+		return err
+	}
+	if err := n.adopt(ctx, live); err != nil {
+		return err
+	}
+	n.firewall, err = openFirewall(n.o.Table, n.o.Bridge, n.info.Subnet, live)
+	return err
 }
 
 // adopt registers the endpoints of running containers and removes every other port of the bridge.

@@ -297,6 +297,36 @@ func testTraffic(t *testing.T, client *os.File) {
 	})
 }
 
+// TestUDPFlows: the kernel remembers where a client's packets went; what is published or not any more must count.
+func TestUDPFlows(t *testing.T) {
+	client := outside(t)
+	n := open(t, options())
+	var c net.Conn
+	fatal(t, within(client, func() (err error) {
+		c, err = net.Dial("udp4", hostIP.String()+":8080")
+		return err
+	}))
+	defer func() { _ = c.Close() }()
+	answered := func() bool {
+		if _, err := io.WriteString(c, "hello\n"); err != nil {
+			return false // an ICMP error of an earlier packet
+		}
+		fatal(t, c.SetReadDeadline(time.Now().Add(200*time.Millisecond)))
+		_, err := c.Read(make([]byte, 100))
+		return err == nil
+	}
+	if answered() {
+		t.Fatal("an answer before anything is published")
+	}
+	a := start(t, n, Request{Ports: publish(8080, "")})
+	echo(t, a.namespace, 80)
+	eventually(t, "an answer of the container", answered)
+	fatal(t, n.Disconnect(t.Context(), a.Endpoint))
+	eventually(t, "deletion of "+a.Interface, func() bool { _, err := netlink.LinkByName(a.Interface); return isGone(err) })
+	echo(t, nil, 8080)
+	eventually(t, "an answer of the host", answered)
+}
+
 // loopbackVia sends this namespace's packets for 127.0.0.1 to a neighbour, as an attacker would.
 func loopbackVia(gateway string) error {
 	if _, err := setSysctl("1", "net/ipv4/conf/eth0/route_localnet"); err != nil {

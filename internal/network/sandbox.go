@@ -72,6 +72,13 @@ func enter(existing *os.File) (namespace *os.File, handle *netlink.Handle, err e
 	return namespace, handle, err
 }
 
+// sandboxSysctls are what Docker gives a container's namespace: any user may bind low ports and ping, nobody else is
+// in there.
+var sandboxSysctls = map[string]string{
+	"ip_unprivileged_port_start": "0",
+	"ping_group_range":           "0 2147483647",
+}
+
 // visit does what must be done inside: IPv6 is switched off for interfaces to come (an IPv4-only network must not
 // listen to router advertisements), and a netlink socket belongs to the namespace it was made in.
 func visit(existing *os.File) (namespace *os.File, handle *netlink.Handle, err error) {
@@ -91,6 +98,11 @@ func visit(existing *os.File) (namespace *os.File, handle *netlink.Handle, err e
 				_ = namespace.Close()
 			}
 		}()
+		for name, value := range sandboxSysctls {
+			if err := os.WriteFile("/proc/sys/net/ipv4/"+name, []byte(value), 0); err != nil {
+				return nil, nil, fmt.Errorf("set a sandbox's sysctl to %s: %w", value, err)
+			}
+		}
 	}
 	if err := os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0); err != nil && !os.IsNotExist(err) {
 		return nil, nil, fmt.Errorf("switch IPv6 off in a sandbox: %w", err)
