@@ -11,45 +11,8 @@ import (
 	"strings"
 	"time"
 
-	ucp "github.com/u-root/u-root/pkg/core/cp"
 	"golang.org/x/sys/unix"
 )
-
-func mv(args []string) error {
-	opts, names, err := getopt(args, "fnvi")
-	if err != nil {
-		return err
-	}
-	if len(names) < 2 {
-		return usage("mv [-fnv] SOURCE... TARGET")
-	}
-	target := names[len(names)-1]
-	info, err := os.Stat(target)
-	into := err == nil && info.IsDir()
-	if len(names) > 2 && !into {
-		return fmt.Errorf("%s is not a directory", target)
-	}
-	return each(names[:len(names)-1], func(from string) error {
-		to := target
-		if into {
-			to = filepath.Join(target, filepath.Base(from))
-		}
-		if _, err := os.Lstat(to); err == nil && opts.has('n') {
-			return nil
-		}
-		if opts.has('v') {
-			fmt.Printf("%s -> %s\n", from, to)
-		}
-		err := os.Rename(from, to)
-		if !errors.Is(err, unix.EXDEV) {
-			return err
-		}
-		if err := (ucp.Options{NoFollowSymlinks: true}).CopyTree(from, to); err != nil {
-			return err
-		}
-		return os.RemoveAll(from)
-	})
-}
 
 func ln(args []string) error {
 	opts, names, err := getopt(args, "sfnv")

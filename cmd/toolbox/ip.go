@@ -1,3 +1,5 @@
+//go:build !toolbox_core
+
 package main
 
 import (

@@ -1,3 +1,5 @@
+//go:build !toolbox_core
+
 package main
 
 import (
@@ -7,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -155,6 +158,10 @@ func (s *shell) call(ctx context.Context, args []string) ([]string, error) {
 	hc := interp.HandlerCtx(ctx)
 	s.traps.waiting.Store(args[0] == "wait")
 	switch {
+	case args[0] == "kill": // the interpreter reserves the name
+		args = append([]string{"/proc/self/exe"}, args...)
+	case args[0] == "umask":
+		return umask(hc, args)
 	case args[0] == "trap":
 		rest, err := s.traps.set(s, args[1:])
 		if err != nil {
@@ -183,6 +190,23 @@ func (s *shell) call(ctx context.Context, args []string) ([]string, error) {
 		return []string{"eval", action + "\n" + strings.Join(words, " ")}, nil
 	}
 	return args, nil
+}
+
+// umask is the process's: the interpreter has none, and subshells share it.
+func umask(hc interp.HandlerContext, args []string) ([]string, error) {
+	if len(args) == 1 {
+		old := unix.Umask(0)
+		unix.Umask(old)
+		_, _ = fmt.Fprintf(hc.Stdout, "%04o\n", old)
+		return []string{"true"}, nil
+	}
+	mask, err := strconv.ParseUint(args[1], 8, 9)
+	if err != nil {
+		_, _ = fmt.Fprintf(hc.Stderr, "umask: %s: want an octal number\n", args[1])
+		return []string{"false"}, nil
+	}
+	unix.Umask(int(mask))
+	return []string{"true"}, nil
 }
 
 // replace executes a program in the shell's place. It returns if that is not possible; then the interpreter runs the

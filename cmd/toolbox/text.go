@@ -4,14 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
-	"crypto/md5"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"os"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -195,106 +191,6 @@ func measure(r io.Reader) (n [4]int, err error) {
 	}
 }
 
-func grep(args []string) error {
-	opts, rest, err := getopt(args, "EFivnclqhHoe:rw")
-	if err != nil {
-		return withStatus{err, 2}
-	}
-	pattern, given := opts['e'], opts.has('e')
-	if !given {
-		if len(rest) == 0 {
-			return withStatus{usage("grep [-EFivnclqhHow] PATTERN [FILE]..."), 2}
-		}
-		pattern, rest = rest[0], rest[1:]
-	}
-	re, err := grepPattern(pattern, opts)
-	if err != nil {
-		return withStatus{err, 2}
-	}
-	found := false
-	prefix := (len(rest) > 1 || opts.has('H')) && !opts.has('h')
-	out := bufio.NewWriter(os.Stdout)
-	err = eachInput(rest, func(name string, r io.Reader) error {
-		if !prefix {
-			name = ""
-		} else {
-			name += ":"
-		}
-		hit, err := grepFile(out, re, opts, name, r)
-		found = found || hit
-		return err
-	})
-	if err := errors.Join(err, out.Flush()); err != nil {
-		return withStatus{err, 2}
-	}
-	if !found {
-		return status(1)
-	}
-	return nil
-}
-
-func grepPattern(pattern string, opts options) (*regexp.Regexp, error) {
-	switch {
-	case opts.has('F'):
-		pattern = regexp.QuoteMeta(pattern)
-	case !opts.has('E'): // basic: these are special only after a backslash
-		pattern = regexp.MustCompile(`\\?[(){}|+?]`).ReplaceAllStringFunc(pattern, func(s string) string {
-			if s[0] == '\\' {
-				return s[1:]
-			}
-			return `\` + s
-		})
-	}
-	if opts.has('w') {
-		pattern = `\b(?:` + pattern + `)\b`
-	}
-	if opts.has('i') {
-		pattern = "(?i)" + pattern
-	}
-	return regexp.Compile(pattern)
-}
-
-func grepFile(out *bufio.Writer, re *regexp.Regexp, opts options, prefix string, r io.Reader) (bool, error) {
-	hits, number := 0, 0
-	s := lines(r)
-	for s.Scan() {
-		number++
-		if re.Match(s.Bytes()) == opts.has('v') {
-			continue
-		}
-		hits++
-		if opts.has('q') || opts.has('l') {
-			break
-		}
-		if opts.has('c') {
-			continue
-		}
-		at := prefix
-		if opts.has('n') {
-			at += strconv.Itoa(number) + ":"
-		}
-		shown := [][]byte{s.Bytes()}
-		if opts.has('o') {
-			shown = re.FindAll(s.Bytes(), -1)
-		}
-		for _, text := range shown {
-			_, _ = fmt.Fprintf(out, "%s%s\n", at, text) // Flush reports it
-		}
-		if _, buffered := r.(*os.File); buffered && out.Buffered() > 0 {
-			if err := out.Flush(); err != nil { // the input may be a pipe that goes on for long
-				return true, err
-			}
-		}
-	}
-	if opts.has('c') {
-		_, _ = fmt.Fprintf(out, "%s%d\n", prefix, hits)
-	}
-	if opts.has('l') && hits > 0 {
-		_, _ = fmt.Fprintln(out, strings.TrimSuffix(prefix, ":"))
-	}
-	return hits > 0, s.Err()
-}
-
 func sortLines(args []string) error {
 	opts, names, err := getopt(args, "nruk:t:")
 	if err != nil {
@@ -428,16 +324,12 @@ func yes(args []string) error {
 	}
 }
 
-func checksum(args []string, create func() hash.Hash) error {
-	return eachInput(args[1:], func(name string, r io.Reader) error {
-		h := create()
-		if _, err := io.Copy(h, r); err != nil {
-			return err
-		}
-		fmt.Printf("%x  %s\n", h.Sum(nil), name)
-		return nil
-	})
+// echo knows -n only; the shell has its own.
+func echo(args []string) error {
+	words, end := args[1:], "\n"
+	if len(words) > 0 && words[0] == "-n" {
+		words, end = words[1:], ""
+	}
+	_, err := os.Stdout.WriteString(strings.Join(words, " ") + end)
+	return err
 }
-
-func md5sum(args []string) error    { return checksum(args, md5.New) }
-func sha256sum(args []string) error { return checksum(args, sha256.New) }

@@ -1,6 +1,12 @@
+//go:build !toolbox_core
+
 package main
 
 import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/u-root/u-root/pkg/core"
@@ -11,6 +17,7 @@ import (
 	urm "github.com/u-root/u-root/pkg/core/rm"
 	utouch "github.com/u-root/u-root/pkg/core/touch"
 	uxargs "github.com/u-root/u-root/pkg/core/xargs"
+	"golang.org/x/sys/unix"
 )
 
 // These applets are u-root's.
@@ -43,4 +50,40 @@ func cp(args []string) error {
 		rest = rest[1:]
 	}
 	return uroot(ucp.New(), append(flags, rest...))
+}
+
+func mv(args []string) error {
+	opts, names, err := getopt(args, "fnvi")
+	if err != nil {
+		return err
+	}
+	if len(names) < 2 {
+		return usage("mv [-fnv] SOURCE... TARGET")
+	}
+	target := names[len(names)-1]
+	info, err := os.Stat(target)
+	into := err == nil && info.IsDir()
+	if len(names) > 2 && !into {
+		return fmt.Errorf("%s is not a directory", target)
+	}
+	return each(names[:len(names)-1], func(from string) error {
+		to := target
+		if into {
+			to = filepath.Join(target, filepath.Base(from))
+		}
+		if _, err := os.Lstat(to); err == nil && opts.has('n') {
+			return nil
+		}
+		if opts.has('v') {
+			fmt.Printf("%s -> %s\n", from, to)
+		}
+		err := os.Rename(from, to)
+		if !errors.Is(err, unix.EXDEV) {
+			return err
+		}
+		if err := (ucp.Options{NoFollowSymlinks: true}).CopyTree(from, to); err != nil {
+			return err
+		}
+		return os.RemoveAll(from)
+	})
 }

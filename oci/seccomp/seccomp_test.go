@@ -332,10 +332,14 @@ func TestRefused(t *testing.T) {
 		"larger than 4095":         call(specs.LinuxSyscall{Names: []string{"read"}, Action: specs.ActErrno, ErrnoRet: &large}),
 		"has no errno":             call(specs.LinuxSyscall{Names: []string{"read"}, Action: specs.ActAllow, ErrnoRet: &errno}),
 		"cannot be used for write": call(specs.LinuxSyscall{Names: []string{"write"}, Action: specs.ActNotify}),
-		"argument 6": call(specs.LinuxSyscall{Names: []string{"read"}, Action: specs.ActErrno,
-			Args: []specs.LinuxSeccompArg{{Index: 6, Op: specs.OpEqualTo}}}),
-		`unknown operator "X"`: call(specs.LinuxSyscall{Names: []string{"read"}, Action: specs.ActErrno,
-			Args: []specs.LinuxSeccompArg{{Op: "X"}}}),
+		"argument 6": call(specs.LinuxSyscall{
+			Names: []string{"read"}, Action: specs.ActErrno,
+			Args: []specs.LinuxSeccompArg{{Index: 6, Op: specs.OpEqualTo}},
+		}),
+		`unknown operator "X"`: call(specs.LinuxSyscall{
+			Names: []string{"read"}, Action: specs.ActErrno,
+			Args: []specs.LinuxSeccompArg{{Op: "X"}},
+		}),
 		"the kernel takes 4096": call(many),
 	} {
 		if program, err := Compile(p); err == nil || !strings.Contains(err.Error(), want) {

@@ -1,0 +1,5 @@
+//go:build toolbox_core
+
+package main
+
+func larger() []applet { return nil }
