@@ -13,8 +13,6 @@
 package image
 
 import (
-	"context"
-	"io"
 	"time"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
@@ -22,12 +20,9 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Store is the images of one engine.
-type Store struct{}
-
 // Options configure a store.
 type Options struct {
-	Root string // directory; created 0710
+	Root string // directory; created 0711
 	// Mirrors maps a registry host to the base URLs that are tried before it; Insecure lists hosts (host[:port], CIDR)
 	// that may be spoken to over plain HTTP or unverified TLS. Loopback addresses always may.
 	Mirrors  map[string][]string
@@ -35,10 +30,6 @@ type Options struct {
 	// MaxUnpacked bounds one layer's unpacked bytes and entries; zero: defaults.
 	MaxLayerBytes, MaxLayerEntries int64
 }
-
-// Open opens the store, removing what an interrupted pull or removal left behind.
-func Open(ctx context.Context, o Options) (*Store, error) { panic("contract") }
-func (s *Store) Close() error                             { panic("contract") }
 
 // Image is one image: a name's target resolved for one platform. Values are immutable.
 type Image struct {
@@ -74,48 +65,5 @@ type PullOptions struct {
 	Progress func(Progress) // called from several goroutines
 }
 
-// Pull fetches the image that ref ("debian", "registry:5000/app@sha256:…") names and stores it under that name.
-// Errors name the reference and the layer; errdefs.ErrNotFound, ErrUnauthenticated, ErrUnavailable classify them.
-func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (*Image, error) {
-	panic("contract")
-}
-
-// Load imports a docker or OCI archive, optionally compressed, and returns the images in it.
-func (s *Store) Load(ctx context.Context, r io.Reader, progress func(Progress)) ([]*Image, error) {
-	panic("contract")
-}
-
-// Get resolves a reference, an ID or an unambiguous prefix of one for a platform (nil: the host's, or the only one).
-func (s *Store) Get(ctx context.Context, refOrID string, platform *ocispec.Platform) (*Image, error) {
-	panic("contract")
-}
-
-// List returns every image, one value an ID.
-func (s *Store) List(ctx context.Context) ([]*Image, error) { panic("contract") }
-
-// Tag makes a further name for an image; an existing name is moved.
-func (s *Store) Tag(ctx context.Context, refOrID, name string) (*Image, error) { panic("contract") }
-
 // Removed is what Remove did, in order: one name untagged, or one ID deleted.
 type Removed struct{ Untagged, Deleted string }
-
-// Remove removes a name, or by ID all names if there is one or force is set, and collects what nothing holds.
-// An image that a container holds loses its name only with force; errdefs.ErrFailedPrecondition otherwise.
-func (s *Store) Remove(ctx context.Context, refOrID string, force bool) ([]Removed, error) {
-	panic("contract")
-}
-
-// Prune collects garbage and, if dangling, every image without a name; all: also those no container holds.
-func (s *Store) Prune(ctx context.Context, all bool, keep func(*Image) bool) (removed []Removed, reclaimed int64, err error) {
-	panic("contract")
-}
-
-// Rootfs returns the image's layer directories for overlay's lowerdir, topmost first. Their content must not be changed.
-func (s *Store) Rootfs(ctx context.Context, img *Image) ([]string, error) { panic("contract") }
-
-// Hold keeps an image's blobs and layers while the container (its id) exists; Release lets go. Both are idempotent.
-func (s *Store) Hold(ctx context.Context, container string, img *Image) error { panic("contract") }
-func (s *Store) Release(ctx context.Context, container string) error          { panic("contract") }
-
-// Holders returns the containers that hold an image, by its ID.
-func (s *Store) Holders(ctx context.Context) (map[digest.Digest][]string, error) { panic("contract") }

@@ -1,0 +1,224 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/singleflight"
+	"golang.org/x/sys/unix"
+)
+
+// layers are the unpacked layers: DIR/<hex of the diff id>/fs, and beside fs the file size. A layer is unpacked into
+// DIR/tmp-… and renamed when it is whole and verified.
+type layers struct {
+	dir     string
+	bytes   int64
+	entries int64
+	flights singleflight.Group // one unpacking a layer
+
+	mu    sync.Mutex // guards sizes
+	sizes map[digest.Digest]int64
+}
+
+func openLayers(dir string, o Options) (*layers, error) {
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return nil, fmt.Errorf("open layers: %w", err)
+	}
+	l := &layers{dir: dir, bytes: o.MaxLayerBytes, entries: o.MaxLayerEntries, sizes: map[digest.Digest]int64{}}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open layers: %w", err)
+	}
+	for _, e := range entries {
+		id := digest.NewDigestFromEncoded(digest.SHA256, e.Name())
+		text, err := os.ReadFile(filepath.Join(dir, e.Name(), "size"))
+		if id.Validate() != nil || err != nil { // half made, or half removed
+			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+				return nil, fmt.Errorf("remove an unfinished layer: %w", err)
+			}
+			continue
+		}
+		l.sizes[id], _ = strconv.ParseInt(string(text), 10, 64) // an unreadable size counts as none
+	}
+	return l, nil
+}
+
+func (l *layers) path(id digest.Digest) string { return filepath.Join(l.dir, id.Encoded()) }
+func (l *layers) fs(id digest.Digest) string   { return filepath.Join(l.path(id), "fs") }
+
+func (l *layers) has(id digest.Digest) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, found := l.sizes[id]
+	return found
+}
+
+func (l *layers) size(id digest.Digest) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.sizes[id]
+}
+
+func (l *layers) ids() []digest.Digest {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := make([]digest.Digest, 0, len(l.sizes))
+	for id := range l.sizes {
+		list = append(list, id)
+	}
+	return list
+}
+
+// unpacked is a layer that is whole, but not in its place yet.
+type unpacked struct {
+	layers *layers
+	dir    string
+	id     digest.Digest
+	size   int64
+}
+
+// unpack decompresses and unpacks a stream and reads it to its end. The outcome is checked against the diff id.
+func (l *layers) unpack(ctx context.Context, id digest.Digest, stream io.Reader) (_ *unpacked, err error) {
+	if err := id.Validate(); err != nil || id.Algorithm() != digest.SHA256 {
+		return nil, fmt.Errorf("diff id %q: want sha256: %w", id, errdefs.ErrInvalidArgument)
+	}
+	dir, err := os.MkdirTemp(l.dir, "tmp-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
+	}()
+	root := filepath.Join(dir, "fs")
+	if err := os.Mkdir(root, 0o755); err != nil {
+		return nil, err
+	}
+	plain, err := decompress(stream)
+	if err != nil {
+		return nil, err
+	}
+	defer plain.Close()
+	hash := sha256.New()
+	counted := &bounded{ctx: ctx, r: io.TeeReader(plain, hash), left: l.bytes}
+	u := &unpacker{entries: l.entries}
+	if err := u.unpack(root, counted); err != nil {
+		return nil, err
+	}
+	for _, rest := range []io.Reader{counted, stream} { // padding, and what the compression appends
+		if _, err := io.Copy(io.Discard, rest); err != nil {
+			return nil, err
+		}
+	}
+	if got := digest.NewDigest(digest.SHA256, hash); got != id {
+		return nil, fmt.Errorf("unpacked digest mismatch: got %s, the image's configuration says %s: %w", got, id, errdefs.ErrInvalidArgument)
+	}
+	return &unpacked{layers: l, dir: dir, id: id, size: u.bytes}, nil
+}
+
+// commit puts the layer in its place, durably; one that is there already wins.
+func (u *unpacked) commit() error {
+	if u.layers.has(u.id) {
+		return u.discard()
+	}
+	if err := os.WriteFile(filepath.Join(u.dir, "size"), []byte(strconv.FormatInt(u.size, 10)), 0o600); err != nil {
+		return err
+	}
+	if err := os.Chmod(u.dir, 0o711); err != nil {
+		return err
+	}
+	if err := syncFS(u.dir); err != nil {
+		return err
+	}
+	if err := os.Rename(u.dir, u.layers.path(u.id)); err != nil {
+		if errors.Is(err, os.ErrExist) || errors.Is(err, unix.ENOTEMPTY) {
+			return u.discard()
+		}
+		return err
+	}
+	u.layers.mu.Lock()
+	u.layers.sizes[u.id] = u.size
+	u.layers.mu.Unlock()
+	return nil
+}
+
+func (u *unpacked) discard() error { return os.RemoveAll(u.dir) }
+
+// take removes a layer from its place; the caller deletes the returned directory.
+func (l *layers) take(id digest.Digest) (gone string, size int64, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	size = l.sizes[id]
+	delete(l.sizes, id)
+	gone = filepath.Join(l.dir, "tmp-"+id.Encoded())
+	if err := os.Rename(l.path(id), gone); err != nil && !os.IsNotExist(err) {
+		return "", 0, fmt.Errorf("remove layer %s: %w", id, err)
+	}
+	return gone, size, nil
+}
+
+// syncFS writes the file system of a directory to disk: one call for all files of a layer; see syncfs(2).
+func syncFS(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Syncfs(int(f.Fd()))
+}
+
+// bounded is a reader that ends with an error past a number of bytes, or when ctx ends.
+type bounded struct {
+	ctx  context.Context
+	r    io.Reader
+	left int64
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	if err := b.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := b.r.Read(p)
+	if b.left -= int64(n); b.left < 0 {
+		return n, fmt.Errorf("the layer is bigger than the limit for unpacked layers: %w", errdefs.ErrInvalidArgument)
+	}
+	return n, err
+}
+
+// decompress recognises gzip, zstd and plain tar by their first bytes.
+func decompress(r io.Reader) (io.ReadCloser, error) {
+	magic := make([]byte, 4)
+	n, err := io.ReadFull(r, magic)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && err != io.EOF {
+		return nil, err
+	}
+	whole := io.MultiReader(bytes.NewReader(magic[:n]), r)
+	switch {
+	case n >= 2 && magic[0] == 0x1f && magic[1] == 0x8b:
+		z, err := gzip.NewReader(whole)
+		if err != nil {
+			return nil, fmt.Errorf("decompress: %w", err)
+		}
+		return z, nil
+	case n == 4 && magic[0] == 0x28 && magic[1] == 0xb5 && magic[2] == 0x2f && magic[3] == 0xfd:
+		z, err := zstd.NewReader(whole, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(1<<30))
+		if err != nil {
+			return nil, fmt.Errorf("decompress: %w", err)
+		}
+		return z.IOReadCloser(), nil
+	}
+	return io.NopCloser(whole), nil
+}

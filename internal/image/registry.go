@@ -1,0 +1,140 @@
+package image
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+)
+
+// resolver speaks to the registry of a reference: to its mirrors first, over HTTPS unless the host is loopback or
+// listed as insecure, with the given credentials.
+func (s *Store) resolver(named reference.Named, auth *Auth) remotes.Resolver {
+	domain := reference.Domain(named)
+	return docker.NewResolver(docker.ResolverOptions{Hosts: func(host string) ([]docker.RegistryHost, error) {
+		own, err := s.registry(host, host == domain, auth)
+		if err != nil {
+			return nil, err
+		}
+		var hosts []docker.RegistryHost
+		for _, base := range s.o.Mirrors[host] {
+			u, err := url.Parse(base)
+			if err != nil || u.Host == "" {
+				return nil, fmt.Errorf("mirror %q of %s: want a URL: %w", base, host, errdefs.ErrInvalidArgument)
+			}
+			hosts = append(hosts, docker.RegistryHost{
+				Client: s.client(u.Host), Authorizer: authorizer(s.client(u.Host), nil), Host: u.Host, Scheme: u.Scheme,
+				Path: strings.TrimSuffix(u.Path, "/") + "/v2", Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve,
+			})
+		}
+		return append(hosts, own), nil
+	}})
+}
+
+// registry describes a host; credentials are sent to the one that they were given for.
+func (s *Store) registry(host string, own bool, auth *Auth) (docker.RegistryHost, error) {
+	address, err := docker.DefaultHost(host)
+	if err != nil {
+		return docker.RegistryHost{}, err
+	}
+	r := docker.RegistryHost{Client: s.client(address), Host: address, Scheme: "https", Path: "/v2", Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve}
+	if s.insecure(address) {
+		r.Scheme = "http"
+		// A registry of TLS on such a host says so by its answer to plain HTTP.
+		r.Client.Transport = &eitherScheme{next: r.Client.Transport}
+	}
+	if !own {
+		auth = nil
+	}
+	r.Authorizer = authorizer(r.Client, auth)
+	if auth != nil && auth.RegistryToken != "" {
+		r.Header = http.Header{"Authorization": {"Bearer " + auth.RegistryToken}}
+		r.Authorizer = nil
+	}
+	return r, nil
+}
+
+func authorizer(client *http.Client, auth *Auth) docker.Authorizer {
+	return docker.NewDockerAuthorizer(docker.WithAuthClient(client), docker.WithAuthCreds(func(string) (string, string, error) {
+		switch {
+		case auth == nil:
+			return "", "", nil
+		case auth.IdentityToken != "":
+			return "", auth.IdentityToken, nil
+		}
+		return auth.Username, auth.Password, nil
+	}))
+}
+
+func (s *Store) client(host string) *http.Client {
+	config := &tls.Config{InsecureSkipVerify: s.insecure(host)} //nolint:gosec // as configured
+	return &http.Client{Transport: docker.DefaultHTTPTransport(config)}
+}
+
+// insecure tells hosts that need no certificate: loopback, and those configured by name, host:port or network.
+func (s *Store) insecure(hostport string) bool {
+	host, _, err := net.SplitHostPort(hostport)
+	if err != nil {
+		host = hostport
+	}
+	if local, err := docker.MatchLocalhost(host); err == nil && local {
+		return true
+	}
+	ip, ipErr := netip.ParseAddr(host)
+	for _, entry := range s.o.Insecure {
+		if entry == host || entry == hostport {
+			return true
+		}
+		if network, err := netip.ParsePrefix(entry); err == nil && ipErr == nil && network.Contains(ip) {
+			return true
+		}
+	}
+	return false
+}
+
+// eitherScheme asks again over TLS where a host answers plain HTTP with "you spoke HTTP to an HTTPS server".
+type eitherScheme struct{ next http.RoundTripper }
+
+func (e *eitherScheme) RoundTrip(r *http.Request) (*http.Response, error) {
+	response, err := e.next.RoundTrip(r)
+	if err != nil || response.StatusCode != http.StatusBadRequest || r.URL.Scheme != "http" || r.Body != nil {
+		return response, err
+	}
+	again := r.Clone(r.Context())
+	again.URL.Scheme = "https"
+	secure, err := e.next.RoundTrip(again)
+	if err != nil {
+		return response, nil
+	}
+	_ = response.Body.Close() // the answer that counts is the other
+	return secure, nil
+}
+
+// classify gives an error of the registry's client the class that the API needs.
+func classify(err error) error {
+	var status remoteerrors.ErrUnexpectedStatus
+	var network net.Error
+	switch {
+	case err == nil, errors.Is(err, context.Canceled):
+		return err
+	case errdefs.IsNotFound(err):
+		return fmt.Errorf("manifest unknown: %w", err)
+	case errors.As(err, &status) && (status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden),
+		errors.Is(err, docker.ErrInvalidAuthorization):
+		return fmt.Errorf("pull access denied, the repository does not exist or needs a login: %w: %w", err, errdefs.ErrUnauthenticated)
+	case errors.As(err, &network), errors.As(err, new(*url.Error)):
+		return fmt.Errorf("the registry cannot be reached: %w: %w", err, errdefs.ErrUnavailable)
+	}
+	return err
+}

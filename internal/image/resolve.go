@@ -1,0 +1,335 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Documents are small; a bigger one is refused before it is read.
+const (
+	maxManifest = 4 << 20
+	maxConfig   = 8 << 20
+)
+
+type resolveKey struct {
+	target   digest.Digest
+	platform string
+}
+
+// Get resolves a reference, an ID or an unambiguous prefix of one for a platform (nil: the host's, or the only one).
+func (s *Store) Get(ctx context.Context, refOrID string, platform *ocispec.Platform) (*Image, error) {
+	target, err := s.find(refOrID)
+	if err != nil {
+		return nil, err
+	}
+	return s.resolve(ctx, target, platform)
+}
+
+// find looks a target up: by ID, by name, by prefix of an ID, in this order.
+func (s *Store) find(ref string) (ocispec.Descriptor, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	hex := strings.TrimPrefix(ref, "sha256:")
+	if len(hex) == 64 {
+		if d, found := s.byID(hex); found {
+			return d, nil
+		}
+	}
+	named, err := normalize(ref)
+	if err == nil {
+		if i, found := s.index[named.String()]; found {
+			return i.Target, nil
+		}
+		if d, found := s.byRepoDigest(named); found {
+			return d, nil
+		}
+	}
+	if len(hex) > 0 && strings.Trim(hex, "0123456789abcdef") == "" {
+		return s.byPrefix(ref, hex)
+	}
+	if err != nil {
+		return ocispec.Descriptor{}, fmt.Errorf("invalid reference format: %q: %w: %w", ref, err, errdefs.ErrInvalidArgument)
+	}
+	return ocispec.Descriptor{}, fmt.Errorf("image %s: %w", ref, errdefs.ErrNotFound)
+}
+
+func (s *Store) byID(hex string) (ocispec.Descriptor, bool) {
+	for _, i := range s.index {
+		if i.Target.Digest.Encoded() == hex {
+			return i.Target, true
+		}
+	}
+	return ocispec.Descriptor{}, false
+}
+
+// byRepoDigest finds repository@digest among the targets that have a name in the repository.
+func (s *Store) byRepoDigest(named reference.Named) (ocispec.Descriptor, bool) {
+	digested, ok := named.(reference.Digested)
+	if !ok {
+		return ocispec.Descriptor{}, false
+	}
+	for name, i := range s.index {
+		if known, err := reference.ParseNormalizedNamed(name); err == nil && known.Name() == named.Name() && i.Target.Digest == digested.Digest() {
+			return i.Target, true
+		}
+	}
+	return ocispec.Descriptor{}, false
+}
+
+func (s *Store) byPrefix(ref, hex string) (ocispec.Descriptor, error) {
+	var found ocispec.Descriptor
+	for _, i := range s.index {
+		if !strings.HasPrefix(i.Target.Digest.Encoded(), hex) || i.Target.Digest == found.Digest {
+			continue
+		}
+		if found.Digest != "" {
+			return found, fmt.Errorf("image id %q stands for several images; give more of it: %w", ref, errdefs.ErrInvalidArgument)
+		}
+		found = i.Target
+	}
+	if found.Digest == "" {
+		return found, fmt.Errorf("image %s: %w", ref, errdefs.ErrNotFound)
+	}
+	return found, nil
+}
+
+// normalize gives a reference its full form: debian is docker.io/library/debian:latest.
+func normalize(ref string) (reference.Named, error) {
+	named, err := reference.ParseDockerRef(ref)
+	if err != nil {
+		return nil, err
+	}
+	return reference.TagNameOnly(named), nil
+}
+
+// resolve reads an image's documents, once: what a digest names does not change.
+func (s *Store) resolve(ctx context.Context, target ocispec.Descriptor, platform *ocispec.Platform) (*Image, error) {
+	key := resolveKey{target: target.Digest}
+	if platform != nil {
+		key.platform = platforms.FormatAll(platforms.Normalize(*platform))
+	}
+	s.mu.Lock()
+	img := s.resolved[key]
+	s.mu.Unlock()
+	if img != nil {
+		return img, nil
+	}
+	img, err := s.read(inNamespace(ctx), target, platform)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.nameImage(img)
+	s.resolved[key] = img
+	return img, nil
+}
+
+// nameImage adds an image's names; mu is held.
+func (s *Store) nameImage(img *Image) {
+	for name, i := range s.index {
+		if i.Target.Digest != img.ID || strings.HasPrefix(name, namelessPrefix) {
+			continue
+		}
+		named, err := reference.ParseNormalizedNamed(name)
+		if err != nil {
+			continue
+		}
+		if _, byDigest := named.(reference.Digested); !byDigest {
+			img.Names = append(img.Names, name)
+		}
+		if d := named.Name() + "@" + img.ID.String(); !slices.Contains(img.Digests, d) {
+			img.Digests = append(img.Digests, d)
+		}
+		if i.UpdatedAt.After(img.LastTagged) {
+			img.LastTagged = i.UpdatedAt
+		}
+	}
+	slices.Sort(img.Names)
+	slices.Sort(img.Digests)
+}
+
+func (s *Store) read(ctx context.Context, target ocispec.Descriptor, platform *ocispec.Platform) (*Image, error) {
+	desc, err := s.choose(ctx, target, platform)
+	if err != nil {
+		return nil, err
+	}
+	var manifest ocispec.Manifest
+	if err := s.document(ctx, desc, maxManifest, &manifest); err != nil {
+		return nil, fmt.Errorf("read manifest: %w", err)
+	}
+	img := &Image{ID: target.Digest, Manifest: desc}
+	if err := s.document(ctx, manifest.Config, maxConfig, &img.Config); err != nil {
+		return nil, fmt.Errorf("read image configuration: %w", err)
+	}
+	img.Layers = img.Config.RootFS.DiffIDs
+	if len(img.Layers) != len(manifest.Layers) {
+		return nil, fmt.Errorf("image %s has %d layers, but its configuration names %d: %w", target.Digest, len(manifest.Layers), len(img.Layers), errdefs.ErrInvalidArgument)
+	}
+	img.Platform = platforms.Normalize(ocispec.Platform{
+		OS: img.Config.OS, Architecture: img.Config.Architecture, Variant: img.Config.Variant, OSVersion: img.Config.OSVersion,
+	})
+	if img.Config.Created != nil {
+		img.Created = *img.Config.Created
+	}
+	img.Size = desc.Size + manifest.Config.Size
+	for i, layer := range manifest.Layers {
+		img.Size += layer.Size + s.layers.size(img.Layers[i])
+	}
+	return img, nil
+}
+
+// choose picks the manifest of a platform, or for nil of the host's or the only one.
+func (s *Store) choose(ctx context.Context, target ocispec.Descriptor, platform *ocispec.Platform) (ocispec.Descriptor, error) {
+	if images.IsManifestType(target.MediaType) {
+		return target, s.checkPlatform(ctx, target, platform)
+	}
+	if !images.IsIndexType(target.MediaType) {
+		return target, fmt.Errorf("%s is no image: media type %q: %w", target.Digest, target.MediaType, errdefs.ErrInvalidArgument)
+	}
+	var index ocispec.Index
+	if err := s.document(ctx, target, maxManifest, &index); err != nil {
+		return target, fmt.Errorf("read index: %w", err)
+	}
+	present := slices.DeleteFunc(slices.Clone(index.Manifests), func(d ocispec.Descriptor) bool {
+		_, err := s.content.Info(ctx, d.Digest)
+		return err != nil || !images.IsManifestType(d.MediaType) || isAttestation(d)
+	})
+	return best(target, present, platform)
+}
+
+// isAttestation tells BuildKit's statements about an image, which are no images.
+func isAttestation(d ocispec.Descriptor) bool {
+	return d.Annotations["vnd.docker.reference.type"] != "" || (d.Platform != nil && d.Platform.OS == "unknown")
+}
+
+// best is the manifest that fits the platform best.
+func best(target ocispec.Descriptor, list []ocispec.Descriptor, platform *ocispec.Platform) (ocispec.Descriptor, error) {
+	matcher := platforms.Default()
+	if platform != nil {
+		matcher = platforms.Only(*platform)
+	}
+	var found *ocispec.Descriptor
+	for i, d := range list {
+		if d.Platform != nil && matcher.Match(*d.Platform) && (found == nil || matcher.Less(*d.Platform, *found.Platform)) {
+			found = &list[i]
+		}
+	}
+	switch {
+	case found != nil:
+		return *found, nil
+	case platform == nil && len(list) == 1:
+		return list[0], nil
+	}
+	wanted := platforms.DefaultString()
+	if platform != nil {
+		wanted = platforms.FormatAll(*platform)
+	}
+	return target, fmt.Errorf("no matching manifest for %s in the manifest list entries: %w", wanted, errdefs.ErrNotFound)
+}
+
+// checkPlatform refuses an image without an index that is of another platform than the one asked for.
+func (s *Store) checkPlatform(ctx context.Context, target ocispec.Descriptor, platform *ocispec.Platform) error {
+	if platform == nil {
+		return nil
+	}
+	have, err := images.ConfigPlatform(ctx, s.content, target)
+	if err != nil {
+		var manifest ocispec.Manifest
+		if err := s.document(ctx, target, maxManifest, &manifest); err != nil {
+			return err
+		}
+		if have, err = images.ConfigPlatform(ctx, s.content, manifest.Config); err != nil {
+			return fmt.Errorf("read the image's platform: %w", err)
+		}
+	}
+	if !platforms.Only(*platform).Match(have) {
+		return fmt.Errorf("image with reference %s was found but does not provide the specified platform (%s): %w",
+			target.Digest, platforms.FormatAll(*platform), errdefs.ErrNotFound)
+	}
+	return nil
+}
+
+// document reads a JSON blob of bounded size.
+func (s *Store) document(ctx context.Context, desc ocispec.Descriptor, limit int64, v any) error {
+	if desc.Size > limit {
+		return fmt.Errorf("%s has %d bytes, more than %d: %w", desc.Digest, desc.Size, limit, errdefs.ErrInvalidArgument)
+	}
+	text, err := content.ReadBlob(ctx, s.content, desc)
+	if err != nil {
+		return fmt.Errorf("%s: %w", desc.Digest, err)
+	}
+	if err := json.Unmarshal(text, v); err != nil {
+		return fmt.Errorf("%s: %w: %w", desc.Digest, err, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// List returns every image that can run here, one value an ID.
+func (s *Store) List(ctx context.Context) ([]*Image, error) {
+	s.mu.Lock()
+	targets := map[digest.Digest]ocispec.Descriptor{}
+	for _, i := range s.index {
+		targets[i.Target.Digest] = i.Target
+	}
+	s.mu.Unlock()
+	var list []*Image
+	for _, target := range targets {
+		img, err := s.resolve(ctx, target, nil)
+		if errdefs.IsNotFound(err) { // removed meanwhile, or of other platforms only
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, img)
+	}
+	slices.SortFunc(list, func(a, b *Image) int { return strings.Compare(a.ID.String(), b.ID.String()) })
+	return list, nil
+}
+
+// Tag makes a further name for an image; an existing name is moved.
+func (s *Store) Tag(ctx context.Context, refOrID, name string) (*Image, error) {
+	target, err := s.find(refOrID)
+	if err != nil {
+		return nil, err
+	}
+	named, err := normalize(name)
+	if err != nil {
+		return nil, fmt.Errorf("invalid reference format: %q: %w: %w", name, err, errdefs.ErrInvalidArgument)
+	}
+	if _, byDigest := named.(reference.Digested); byDigest {
+		return nil, fmt.Errorf("refusing to create a tag with a digest reference: %q: %w", name, errdefs.ErrInvalidArgument)
+	}
+	if err := s.setName(inNamespace(ctx), named.String(), target); err != nil {
+		return nil, err
+	}
+	return s.resolve(ctx, target, nil)
+}
+
+// Rootfs returns the image's layer directories for overlay's lowerdir, topmost first. Their content must not be changed.
+func (s *Store) Rootfs(_ context.Context, img *Image) ([]string, error) {
+	dirs := make([]string, 0, len(img.Layers))
+	for _, layer := range slices.Backward(img.Layers) {
+		if !s.layers.has(layer) {
+			return nil, fmt.Errorf("layer %s of image %s is not here: pull the image again: %w", layer, img.ID, errdefs.ErrNotFound)
+		}
+		dirs = append(dirs, s.layers.fs(layer))
+	}
+	if len(dirs) == 0 {
+		return nil, errors.New("the image has no layers")
+	}
+	return dirs, nil
+}
