@@ -103,6 +103,9 @@ func (a *app) inspect(ctx context.Context, names []string, o inspectOptions) err
 	var failures []error
 	for _, name := range names {
 		object, err := inspectOne(ctx, api, kinds, name, o.size)
+		if tooNew(err) {
+			return err // before anything is printed: this will be run again
+		}
 		if err != nil {
 			failures = append(failures, err)
 			continue

@@ -16,6 +16,7 @@ import (
 	"github.com/moby/moby/api/pkg/authconfig"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
+	"github.com/moby/moby/api/types/jsonstream"
 )
 
 func TestListFormats(t *testing.T) {
@@ -145,7 +146,7 @@ func TestProgress(t *testing.T) {
 		t.Errorf("plain progress %q, want %q", plain.String(), want)
 	}
 	var screen bytes.Buffer
-	p := progress{out: &screen, terminal: true, width: 60, lines: map[string]string{}}
+	p := progress{out: &screen, terminal: true, width: 60, height: 24, lines: map[string]string{}}
 	for m, err := range decodeMessages(strings.NewReader(stream)) {
 		if err != nil {
 			t.Fatal(err)
@@ -158,6 +159,16 @@ func TestProgress(t *testing.T) {
 		if !strings.Contains(screen.String(), part) {
 			t.Errorf("terminal progress %q lacks %q", screen.String(), part)
 		}
+	}
+	screen.Reset()
+	p = progress{out: &screen, terminal: true, width: 60, height: 2, lines: map[string]string{}}
+	for _, m := range []jsonstream.Message{{ID: "a", Status: "x"}, {ID: "b", Status: "x"}, {ID: "a", Status: "y"}, {ID: "b", Status: "y"}} {
+		if err := p.show(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := "a: x\nb: x\n\x1b[1A\r\x1b[2Kb: y\r\x1b[1B"; screen.String() != want {
+		t.Errorf("on two lines: %q, want %q", screen.String(), want)
 	}
 	err := showProgress(context.Background(), &plain, decodeMessages(strings.NewReader(`{"errorDetail":{"message":"denied"}}`)))
 	if err == nil || err.Error() != "denied" {

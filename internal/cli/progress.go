@@ -23,17 +23,18 @@ type progress struct {
 	out      io.Writer
 	terminal bool
 	width    int
+	height   int
 	order    []string
 	lines    map[string]string
 }
 
 // showProgress draws messages until their end and returns the first error among them.
 func showProgress(ctx context.Context, out io.Writer, messages iter.Seq2[jsonstream.Message, error]) error {
-	p := progress{out: out, lines: map[string]string{}, width: 80}
+	p := progress{out: out, lines: map[string]string{}, width: 80, height: 24}
 	if file, ok := out.(*os.File); ok {
 		_, p.terminal = terminalOf(file)
-		if _, w := terminalSize(file); w > 0 {
-			p.width = int(w)
+		if h, w := terminalSize(file); h > 0 && w > 0 {
+			p.height, p.width = int(h), int(w)
 		}
 	}
 	for message, err := range messages {
@@ -89,6 +90,9 @@ func (p *progress) rewrite(id, line string) error {
 			break
 		}
 		up--
+	}
+	if up >= p.height {
+		return nil // it has scrolled off the screen, where the cursor cannot go
 	}
 	return p.write(fmt.Sprintf("\x1b[%dA\r\x1b[2K%s\r\x1b[%dB", up, line, up))
 }

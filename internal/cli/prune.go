@@ -36,6 +36,7 @@ func pruneCommand(a *app, short string, o *pruneOptions, warning func() string, 
 			if err != nil {
 				return err
 			}
+			a.negotiate = true // a question is asked once: this cannot be run again
 			if !o.force && !a.confirm("WARNING! "+warning()) {
 				return &exitError{code: exitFailure, err: errors.New("prune has been cancelled")}
 			}

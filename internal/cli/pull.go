@@ -31,6 +31,7 @@ func newPull(a *app) *cobra.Command {
 			case opts.all && !reference.IsNameOnly(named):
 				return errors.New("tag can't be used with --all-tags/-a")
 			}
+			a.negotiate = true // what is printed first is printed once
 			opts.out = a.out
 			if quiet {
 				opts.out = io.Discard

@@ -190,6 +190,32 @@ func TestOlderServer(t *testing.T) {
 	}
 }
 
+// A command that is run again must not have printed or asked anything before.
+func TestOlderServerSeesNothingTwice(t *testing.T) {
+	for _, test := range []struct {
+		args  []string
+		route string
+		out   string
+	}{
+		{[]string{"inspect", "c1"}, "GET /containers/c1/json", "[\n    {\n        \"Id\": \"c1\"\n    }\n]\n"},
+		{[]string{"stats", "--no-stream", "--format", "{{.Container}}", "c1"}, "GET /containers/c1/stats", "c1\n"},
+		{[]string{"container", "prune"}, "POST /containers/prune", "WARNING! This will remove all stopped containers.\nAre you sure you want to continue? [y/N] Total reclaimed space: 0B\n"},
+		{[]string{"pull", "img"}, "POST /images/create", "Using default tag: latest\ndocker.io/library/img:latest\n"},
+		{[]string{"load"}, "POST /images/load", ""},
+	} {
+		s := newEngineStub(t)
+		s.on(test.route, func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasPrefix(r.URL.Path, "/v1.45/") {
+				reply(w, http.StatusOK, map[string]string{"Id": "c1"})
+				return
+			}
+			refuse(http.StatusBadRequest, "client version 1.56 is too new. Maximum supported API version is 1.45")(w, r)
+		})
+		s.on("HEAD /_ping", func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Api-Version", "1.45") })
+		s.gantry("y\n", test.args...).want(t, 0, test.out)
+	}
+}
+
 func TestPlan(t *testing.T) {
 	s := newEngineStub(t)
 	s.gantry("", "run", "--plan", "img").want(t, 125, "", "this engine cannot print plans")

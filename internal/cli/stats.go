@@ -68,6 +68,9 @@ func (a *app) stats(ctx context.Context, names []string, o statsOptions) error {
 		if len(names) == 0 && errdefs.IsNotFound(err) {
 			err = nil // it went away since it was listed
 		}
+		if tooNew(err) {
+			return err // before anything is printed: this will be run again
+		}
 		if onTerminal && !o.noStream {
 			a.printf("\x1b[2J\x1b[H") // redraw the screen from its top
 		}

@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -79,6 +80,9 @@ func (a *app) root(args []string) *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.CompletionOptions.DisableDescriptions = true
 	root.Flags().StringVarP(&a.host, "host", "H", "", "Daemon socket to connect to (unix:// or tcp://)")
+	root.Flags().Func("config", "Location of docker's client configuration (default \"~/.docker\")", func(dir string) error {
+		return os.Setenv("DOCKER_CONFIG", dir)
+	})
 	root.Flags().SetInterspersed(false)
 	addVerbs(a, root, verbs(), verbIndex(args))
 	return root
@@ -95,7 +99,7 @@ type rest struct {
 func verbIndex(args []string) rest {
 	for i := 0; i < len(args); i++ {
 		switch arg := args[i]; {
-		case arg == "-H" || arg == "--host":
+		case arg == "-H" || arg == "--host" || arg == "--config":
 			i++
 		case strings.HasPrefix(arg, "-"):
 		case arg == "help" || arg == "completion" || strings.HasPrefix(arg, "__complete"):
