@@ -273,10 +273,13 @@ func TestRepair(t *testing.T) {
 	n := open(t, o)
 	a := start(t, n, Request{Container: "a", Ports: publish(8080, "")})
 	echo(t, a.namespace, 80)
-	conn, err := nftables.New()
-	fatal(t, err)
-	conn.DelTable(&nftables.Table{Name: o.Table, Family: nftables.TableFamilyIPv4})
-	fatal(t, conn.Flush())
+	flush(t, o.Table)
+	eventually(t, "a restored table", func() bool {
+		_, err := ask(client, "tcp4", hostIP.String()+":8080", time.Second)
+		return err == nil
+	})
+	fatal(t, n.events.Close()) // without the watcher, a change of the ports finds it out
+	flush(t, o.Table)
 	refused(t, client, hostIP.String()+":8080")
 	b := start(t, n, Request{Container: "b", Ports: publish(8081, "")})
 	echo(t, b.namespace, 80)
@@ -284,11 +287,22 @@ func TestRepair(t *testing.T) {
 	reaches(t, client, hostIP.String()+":8081", outsideIP.String())
 	fatal(t, n.Disconnect(t.Context(), b.Endpoint))
 
-	fatal(t, n.Close())
+	if err := n.Close(); !errors.Is(err, os.ErrClosed) {
+		t.Error(err)
+	}
 	fatal(t, deleteLink(o.Bridge))
 	again := open(t, o, *a.Endpoint)
 	reaches(t, client, hostIP.String()+":8080", outsideIP.String())
 	reaches(t, a.namespace, hostIP.String()+":8080", again.Info().Gateway.String())
+}
+
+// flush deletes a table as "nft flush ruleset" does.
+func flush(t *testing.T, table string) {
+	t.Helper()
+	conn, err := nftables.New()
+	fatal(t, err)
+	conn.DelTable(&nftables.Table{Name: table, Family: nftables.TableFamilyIPv4})
+	fatal(t, conn.Flush())
 }
 
 func TestManyAtOnce(t *testing.T) {

@@ -36,6 +36,7 @@ type Network struct {
 	info     Info
 	index    int // of the bridge
 	firewall *firewall
+	events   *os.File // the kernel's messages about the ruleset
 	ports    *portTable
 	refill   chan struct{} // wakes the worker that fills the pool
 	sweep    chan struct{} // wakes the worker that deletes links
@@ -121,6 +122,7 @@ func Open(ctx context.Context, o Options, live []Endpoint) (*Network, error) {
 	n.stop = stop
 	n.workers.Go(func() { n.refiller(running) })
 	n.workers.Go(func() { n.sweeper(running) })
+	n.workers.Go(func() { n.firewall.guard(n.events) })
 	wake(n.refill)
 	return n, nil
 }
@@ -133,7 +135,12 @@ func (n *Network) prepareHost(ctx context.Context, live []Endpoint) (err error) 
 	if err := n.adopt(ctx, live); err != nil {
 		return err
 	}
-	n.firewall, err = openFirewall(n.o.Table, n.o.Bridge, n.info.Subnet, live)
+	if n.firewall, err = openFirewall(n.o.Table, n.o.Bridge, n.info.Subnet, live); err != nil {
+		return err
+	}
+	if n.events, err = n.firewall.watch(); err != nil && len(live) == 0 {
+		err = errors.Join(err, n.firewall.remove())
+	}
 	return err
 }
 
@@ -171,10 +178,10 @@ func (n *Network) Close() error {
 	n.closed = true
 	n.mu.Unlock()
 	n.stop()
+	errs := []error{n.events.Close()}
 	n.workers.Wait()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	var errs []error
 	for _, s := range n.ready {
 		errs = append(errs, s.namespace.Close())
 	}
