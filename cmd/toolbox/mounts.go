@@ -13,11 +13,24 @@ var mountFlags = []struct {
 	name string
 	bits uintptr
 }{
-	{"ro", unix.MS_RDONLY}, {"nosuid", unix.MS_NOSUID}, {"nodev", unix.MS_NODEV}, {"noexec", unix.MS_NOEXEC},
-	{"sync", unix.MS_SYNCHRONOUS}, {"remount", unix.MS_REMOUNT}, {"noatime", unix.MS_NOATIME}, {"relatime", unix.MS_RELATIME},
-	{"bind", unix.MS_BIND}, {"rbind", unix.MS_BIND | unix.MS_REC}, {"private", unix.MS_PRIVATE}, {"rprivate", unix.MS_PRIVATE | unix.MS_REC},
-	{"shared", unix.MS_SHARED}, {"rshared", unix.MS_SHARED | unix.MS_REC}, {"slave", unix.MS_SLAVE}, {"rslave", unix.MS_SLAVE | unix.MS_REC},
-	{"rw", 0}, {"defaults", 0},
+	{"ro", unix.MS_RDONLY},
+	{"nosuid", unix.MS_NOSUID},
+	{"nodev", unix.MS_NODEV},
+	{"noexec", unix.MS_NOEXEC},
+	{"sync", unix.MS_SYNCHRONOUS},
+	{"remount", unix.MS_REMOUNT},
+	{"noatime", unix.MS_NOATIME},
+	{"relatime", unix.MS_RELATIME},
+	{"bind", unix.MS_BIND},
+	{"rbind", unix.MS_BIND | unix.MS_REC},
+	{"private", unix.MS_PRIVATE},
+	{"rprivate", unix.MS_PRIVATE | unix.MS_REC},
+	{"shared", unix.MS_SHARED},
+	{"rshared", unix.MS_SHARED | unix.MS_REC},
+	{"slave", unix.MS_SLAVE},
+	{"rslave", unix.MS_SLAVE | unix.MS_REC},
+	{"rw", 0},
+	{"defaults", 0},
 }
 
 func mount(args []string) error {

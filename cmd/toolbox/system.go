@@ -141,9 +141,12 @@ func uname(args []string) error {
 		flag rune
 		text string
 	}{
-		{'s', unix.ByteSliceToString(u.Sysname[:])}, {'n', unix.ByteSliceToString(u.Nodename[:])},
-		{'r', unix.ByteSliceToString(u.Release[:])}, {'v', unix.ByteSliceToString(u.Version[:])},
-		{'m', unix.ByteSliceToString(u.Machine[:])}, {'o', "GNU/Linux"},
+		{'s', unix.ByteSliceToString(u.Sysname[:])},
+		{'n', unix.ByteSliceToString(u.Nodename[:])},
+		{'r', unix.ByteSliceToString(u.Release[:])},
+		{'v', unix.ByteSliceToString(u.Version[:])},
+		{'m', unix.ByteSliceToString(u.Machine[:])},
+		{'o', "GNU/Linux"},
 	}
 	var words []string
 	for _, f := range fields {

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	_ "crypto/sha256" // registers the hash that go-digest uses
 	"encoding/json"
 	"slices"
 	"time"
@@ -31,6 +32,11 @@ user:x:1000:
 nogroup:x:65534:
 `
 
+const release = `NAME="Gantry toolbox"
+ID=toolbox
+PRETTY_NAME="Gantry toolbox"
+`
+
 // file is an entry of the layer; the kind follows from the fields: a link has a target, a directory no content.
 type file struct {
 	name    string
@@ -45,6 +51,7 @@ func files(all, core program) []file {
 		{name: "bin/", mode: 0o755}, {name: "dev/", mode: 0o755}, {name: "etc/", mode: 0o755},
 		{name: "etc/group", mode: 0o644, content: []byte(group)},
 		{name: "etc/hostname", mode: 0o644, content: []byte{}},
+		{name: "etc/os-release", mode: 0o644, content: []byte(release)},
 		{name: "etc/passwd", mode: 0o644, content: []byte(passwd)},
 		{name: "home/", mode: 0o755}, {name: "home/user/", mode: 0o755, owner: 1000},
 		{name: "proc/", mode: 0o555}, {name: "root/", mode: 0o700}, {name: "run/", mode: 0o755},

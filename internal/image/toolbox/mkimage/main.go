@@ -7,6 +7,7 @@
 package main
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
 	"log"
@@ -119,8 +120,11 @@ func build(arch, path string, flags []string) error {
 	return nil
 }
 
-// write replaces path by content in one step.
+// write replaces path by content in one step, and not at all if it has it: what embeds it need not be built again.
 func write(path string, content []byte) error {
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, content) {
+		return nil
+	}
 	file, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-")
 	if err != nil {
 		return err
