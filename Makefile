@@ -16,7 +16,8 @@ help: ## list the targets
 
 build: ## static binaries into bin/
 	@mkdir -p bin
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+	GOOS= GOARCH= $(GO) run ./internal/image/toolbox/mkimage -arch "$$($(GO) env GOARCH)" -o internal/image/toolbox/embed/toolbox.tar
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(filter-out toolbox,$(BINARIES)))
 
 install: build ## the binaries into $(PREFIX)/bin
 	$(SUDO) install -d $(DESTDIR)$(PREFIX)/bin
