@@ -76,7 +76,7 @@ func spawnEngine(ctx context.Context, program, socket string, log *os.File) erro
 	if err != nil {
 		start = 0
 	}
-	cmd := exec.Command(program, "--host", "unix://"+socket)
+	cmd := exec.Command(program, "--host", "unix://"+socket, "--run", filepath.Dir(socket))
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{theirs}

@@ -24,8 +24,7 @@ func TestVerbIndex(t *testing.T) {
 // Every verb of every table can be built under its own name, and only the one asked for is.
 func TestEveryVerbIsBuilt(t *testing.T) {
 	a := &app{}
-	var walk func(prefix []string, table []verb)
-	walk = func(prefix []string, table []verb) {
+	walk := func(prefix []string, table []verb) {
 		for _, v := range table {
 			path := append(append([]string{}, prefix...), v.name)
 			cmd, _, err := a.root(append(path, "--help")).Find(path)
