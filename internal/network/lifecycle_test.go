@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -133,27 +134,45 @@ func TestWishes(t *testing.T) {
 	}
 }
 
-// TestTakeover leaves an engine as kill -9 does and opens its network again.
+// TestTakeover kills a process that has the network open, and opens the network again.
 func TestTakeover(t *testing.T) {
 	client := outside(t)
 	o := options()
-	first, err := Open(t.Context(), o, nil)
+	subnet := o.Subnet
+	engine := exec.Command("/proc/self/exe")
+	engine.Env = append(os.Environ(), "GANTRY_TEST_VICTIM="+o.Bridge, "GANTRY_TEST_SUBNET="+subnet.String())
+	engine.Stderr = os.Stderr
+	out, err := engine.StdoutPipe()
 	fatal(t, err)
-	kept := start(t, first, Request{Container: "kept", Ports: append(publish(8080, ""), Port{Proto: "tcp", HostIP: hostIP, ContainerPort: 80})})
-	lost := start(t, first, Request{Container: "lost", Ports: publish(8081, "")})
-	echo(t, kept.namespace, 80)
-	text, err := json.Marshal(kept.Endpoint)
+	fatal(t, engine.Start())
+	defer func() { _ = engine.Process.Kill() }()
+	var stored, lost Endpoint
+	told := json.NewDecoder(out)
+	fatal(t, errors.Join(told.Decode(&stored), told.Decode(&lost)))
+	kept, err := os.Open(stored.Namespace)
 	fatal(t, err)
-	var stored Endpoint
-	fatal(t, json.Unmarshal(text, &stored))
-	fatal(t, first.Close()) // a killed engine's descriptors are closed as well; bridge, table and links stay
+	defer func() { _ = kept.Close() }()
+	echo(t, kept, 80)
+	fatal(t, engine.Process.Kill())
+	_ = engine.Wait() // "signal: killed"
 	reaches(t, client, hostIP.String()+":8080", outsideIP.String())
 
 	o.Subnet = netip.Prefix{}
 	second := open(t, o, stored)
-	if second.Info().Subnet != first.Info().Subnet {
-		t.Errorf("subnet %s, was %s", second.Info().Subnet, first.Info().Subnet)
+	if second.Info().Subnet != subnet {
+		t.Errorf("subnet %s, was %s", second.Info().Subnet, subnet)
 	}
+	eventually(t, "one link for each sandbox", func() bool {
+		found, err := links()
+		fatal(t, err)
+		ports := 0
+		for _, l := range found {
+			if l.Attrs().MasterIndex == second.index {
+				ports++
+			}
+		}
+		return ports == 1+o.Pool
+	})
 	if _, err := netlink.LinkByName(lost.Interface); !isGone(err) {
 		t.Errorf("link of a dead container: %v", err)
 	}

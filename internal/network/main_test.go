@@ -1,7 +1,10 @@
 package network
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
 	"runtime"
 	"testing"
@@ -26,5 +29,27 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "set lo up:", err)
 		os.Exit(1)
 	}
+	if bridge := os.Getenv("GANTRY_TEST_VICTIM"); bridge != "" {
+		fmt.Fprintln(os.Stderr, victim(bridge, netip.MustParsePrefix(os.Getenv("GANTRY_TEST_SUBNET"))))
+		os.Exit(1)
+	}
 	os.Exit(m.Run())
+}
+
+// victim is an engine's part of TestTakeover: it connects two containers, tells of them and waits to be killed.
+func victim(bridge string, subnet netip.Prefix) error {
+	n, err := Open(context.Background(), Options{Bridge: bridge, Table: bridge, Subnet: subnet, Pool: 2}, nil)
+	if err != nil {
+		return err
+	}
+	for _, ports := range [][]Port{append(publish(8080, ""), Port{Proto: "tcp", HostIP: hostIP, ContainerPort: 80}), publish(8081, "")} {
+		e, err := n.Connect(context.Background(), Request{Ports: ports})
+		if err != nil {
+			return err
+		}
+		if err := json.NewEncoder(os.Stdout).Encode(e); err != nil {
+			return err
+		}
+	}
+	select {}
 }
