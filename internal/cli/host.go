@@ -111,13 +111,13 @@ func (a *app) dialOrStart(ctx context.Context, ad address, path string) (net.Con
 	}
 	absent := errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED)
 	if !absent || !ad.isDefault {
-		return nil, &exitError{code: exitFailure, err: connectError(ad.url, err)}
+		return nil, connectError(ad.url, err)
 	}
 	if err := a.startEngine(ctx, path); err != nil {
-		return nil, &exitError{code: exitFailure, err: fmt.Errorf("no engine answers at %s, and none could be started: %w", ad.url, err)}
+		return nil, fmt.Errorf("no engine answers at %s, and none could be started: %w", ad.url, err)
 	}
 	if conn, err = dialUnix(ctx, path); err != nil {
-		return nil, &exitError{code: exitFailure, err: connectError(ad.url, err)}
+		return nil, connectError(ad.url, err)
 	}
 	return conn, nil
 }

@@ -158,6 +158,13 @@ func TestRunRefusals(t *testing.T) {
 	}
 }
 
+func TestNoEngine(t *testing.T) {
+	s := &engineStub{t: t, socket: filepath.Join(t.TempDir(), "nobody")}
+	const text = "cannot connect to the engine at unix://"
+	s.gantry("", "run", "img").want(t, 125, "", text)
+	s.gantry("", "ps").want(t, 1, "", text)
+}
+
 func TestRunWritesTheIDFile(t *testing.T) {
 	s := newEngineStub(t)
 	path := filepath.Join(t.TempDir(), "cid")
