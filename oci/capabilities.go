@@ -27,3 +27,6 @@ var lastCapability = sync.OnceValue(func() int {
 	}
 	return last
 })
+
+// Capabilities lists the capabilities of the running kernel by name, in the kernel's order.
+func Capabilities() []string { return capabilityNames[:lastCapability()+1] }

@@ -2,6 +2,7 @@ package oci
 
 import (
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -33,7 +34,7 @@ var mountFlags = map[string]option{
 	"strictatime": {unix.MS_STRICTATIME, 0, unix.MOUNT_ATTR_STRICTATIME, "MS_STRICTATIME"}, "nostrictatime": {0, unix.MS_STRICTATIME, 0, ""},
 	"iversion": {unix.MS_I_VERSION, 0, 0, "MS_I_VERSION"}, "noiversion": {0, unix.MS_I_VERSION, 0, ""},
 	"lazytime": {unix.MS_LAZYTIME, 0, 0, "MS_LAZYTIME"}, "nolazytime": {0, unix.MS_LAZYTIME, 0, ""},
-	"nosymfollow": {0, 0, unix.MOUNT_ATTR_NOSYMFOLLOW, ""}, "symfollow": {}, "silent": {unix.MS_SILENT, 0, 0, "MS_SILENT"}, "loud": {0, unix.MS_SILENT, 0, ""},
+	"nosymfollow": {unix.MS_NOSYMFOLLOW, 0, unix.MOUNT_ATTR_NOSYMFOLLOW, "MS_NOSYMFOLLOW"}, "symfollow": {}, "silent": {unix.MS_SILENT, 0, 0, "MS_SILENT"}, "loud": {0, unix.MS_SILENT, 0, ""},
 	"defaults": {}, "remount": {},
 }
 
@@ -51,7 +52,6 @@ type mountOptions struct {
 	propagation uint64
 	bind        bool
 	recursive   bool
-	copyUp      bool // tmpcopyup
 	data        []string
 }
 
@@ -80,7 +80,7 @@ func parseMountOptions(m specs.Mount) (mountOptions, error) {
 		case "rbind":
 			o.bind, o.recursive = true, true
 		case "tmpcopyup":
-			o.copyUp = true
+			return o, fmt.Errorf("mount on %s: option tmpcopyup is not supported: mount a volume instead", m.Destination)
 		case "idmap", "ridmap":
 			return o, fmt.Errorf("mount on %s: option %s needs id mappings of the mount, which are not supported", m.Destination, text)
 		default:
@@ -328,4 +328,12 @@ func (b *builder) mountAt(path string) (specs.Mount, bool) {
 // isBind tells a mount that brings its own content.
 func isBind(m specs.Mount) bool {
 	return m.Type == "bind" || m.Type == "rbind" || hasOption(m.Options, "bind") || hasOption(m.Options, "rbind")
+}
+
+// MountOptions lists the mount options that are understood, sorted; all others are passed on to the file system.
+func MountOptions() []string {
+	list := append(slices.Collect(maps.Keys(mountFlags)), slices.Collect(maps.Keys(propagationFlags))...)
+	list = append(list, "bind", "rbind", "rro", "rnosuid", "rnodev", "rnoexec")
+	slices.Sort(list)
+	return list
 }

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
+
+	"gantry/internal/version"
+	"gantry/oci"
+)
+
+func printPlan(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
+	var bundle string
+	alias(flags.StringVar, &bundle, ".", "`DIR` of the bundle", "bundle", "b")
+	return func(_ context.Context, args []string) error {
+		if len(args) > 0 {
+			bundle = args[0]
+		}
+		spec, err := oci.ReadSpec(bundle)
+		if err != nil {
+			return err
+		}
+		plan, err := oci.Compile(bundle, spec, nil)
+		if err != nil {
+			return err
+		}
+		_, err = plan.WriteTo(a.out)
+		return err
+	}
+}
+
+func writeSpec(_ *app, flags *flag.FlagSet) func(context.Context, []string) error {
+	var bundle string
+	alias(flags.StringVar, &bundle, ".", "`DIR` to write config.json to", "bundle", "b")
+	rootless := flags.Bool("rootless", false, "for a user without privileges")
+	return func(context.Context, []string) error {
+		spec := example()
+		if *rootless {
+			toRootless(spec)
+		}
+		text, err := json.MarshalIndent(spec, "", "\t")
+		if err != nil {
+			return err
+		}
+		f, err := os.OpenFile(filepath.Join(bundle, "config.json"), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o666)
+		if err != nil {
+			return fmt.Errorf("write a configuration: %w", err)
+		}
+		_, err = f.Write(append(text, '\n'))
+		return errors.Join(err, f.Close())
+	}
+}
+
+// example is a configuration that runs sh on a terminal, with little privilege.
+func example() *specs.Spec {
+	caps := []string{"CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"}
+	plain := []string{"nosuid", "noexec", "nodev"}
+	return &specs.Spec{
+		Version: specs.Version, Hostname: "gantry", Root: &specs.Root{Path: "rootfs", Readonly: true},
+		Process: &specs.Process{
+			Terminal: true, Args: []string{"sh"}, Cwd: "/", NoNewPrivileges: true,
+			Env:          []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"},
+			Capabilities: &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps},
+			Rlimits:      []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: 1024, Soft: 1024}},
+		},
+		Mounts: []specs.Mount{
+			{Destination: "/proc", Type: "proc", Source: "proc"},
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+			{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+			{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: append(plain[:3:3], "mode=1777", "size=65536k")},
+			{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: plain},
+			{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: append(plain[:3:3], "ro")},
+			{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: append(plain[:3:3], "relatime", "ro")},
+		},
+		Linux: &specs.Linux{
+			Resources: &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}}},
+			Namespaces: []specs.LinuxNamespace{
+				{Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
+				{Type: specs.MountNamespace}, {Type: specs.CgroupNamespace},
+			},
+			MaskedPaths:   []string{"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/proc/scsi"},
+			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
+		},
+	}
+}
+
+// toRootless maps the caller to root of a user namespace and drops what only the host's root may set.
+func toRootless(spec *specs.Spec) {
+	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	spec.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(os.Geteuid()), Size: 1}}
+	spec.Linux.GIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(os.Getegid()), Size: 1}}
+	spec.Linux.Resources = nil
+}
+
+func printFeatures(a *app, _ *flag.FlagSet) func(context.Context, []string) error {
+	yes := true
+	no := false
+	return func(context.Context, []string) error {
+		return a.printJSON(&features.Features{
+			OCIVersionMin: "1.0.0", OCIVersionMax: specs.Version,
+			Hooks:        []string{"prestart", "createRuntime", "createContainer", "poststart", "poststop"},
+			MountOptions: oci.MountOptions(),
+			Linux: &features.Linux{
+				Namespaces: []string{"cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"}, Capabilities: oci.Capabilities(),
+				Cgroup:   &features.Cgroup{V1: &yes, V2: &yes, Systemd: &no, SystemdUser: &no, Rdma: &yes},
+				Seccomp:  &features.Seccomp{Enabled: &yes},
+				Apparmor: &features.Apparmor{Enabled: &no}, Selinux: &features.Selinux{Enabled: &no},
+			},
+			Annotations: map[string]string{"io.gantry.version": version.Version},
+		})
+	}
+}
