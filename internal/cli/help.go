@@ -13,13 +13,6 @@ func (a *app) help(cmd *cobra.Command) {
 		use = cmd.Parent().CommandPath() + " " + cmd.Use
 	}
 	a.printf("Usage:  %s\n\n%s\n", strings.TrimSuffix(use, " [flags]"), cmd.Short)
-	if len(cmd.Aliases) > 0 {
-		var names []string
-		for _, alias := range append([]string{cmd.Name()}, cmd.Aliases...) {
-			names = append(names, cmd.Parent().CommandPath()+" "+alias)
-		}
-		a.printf("\nAliases:\n  %s\n", strings.Join(names, ", "))
-	}
 	if cmd.HasAvailableSubCommands() {
 		a.println("\nCommands:")
 		for _, sub := range cmd.Commands() {

@@ -77,7 +77,7 @@ func newRmi(a *app) *cobra.Command {
 	var force, noPrune bool
 	var platforms []string
 	cmd := &cobra.Command{
-		Use: "rmi [OPTIONS] IMAGE [IMAGE...]", Aliases: []string{"remove"}, Short: "Remove one or more images", Args: argsBetween(1, -1),
+		Use: "rmi [OPTIONS] IMAGE [IMAGE...]", Short: "Remove one or more images", Args: argsBetween(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o := client.ImageRemoveOptions{Force: force, PruneChildren: !noPrune}
 			for _, s := range platforms {

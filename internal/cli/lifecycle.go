@@ -13,7 +13,7 @@ import (
 func newRm(a *app) *cobra.Command {
 	var o client.ContainerRemoveOptions
 	cmd := &cobra.Command{
-		Use: "rm [OPTIONS] CONTAINER [CONTAINER...]", Aliases: []string{"remove"}, Short: "Remove one or more containers",
+		Use: "rm [OPTIONS] CONTAINER [CONTAINER...]", Short: "Remove one or more containers",
 		Args: argsBetween(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.each(cmd.Context(), args, func(ctx context.Context, api *client.Client, name string) error {

@@ -14,7 +14,7 @@ import (
 // verb is a line of the table from which commands are made: only the verb that is asked for is built.
 type verb struct {
 	name  string
-	short string
+	short string // "" for another name of a verb, which the help does not list
 	build func(a *app, args []string) *cobra.Command
 }
 
@@ -126,7 +126,9 @@ func addVerbs(a *app, parent *cobra.Command, table []verb, want rest) {
 			parent.AddCommand(v.build(a, []string{"help"}))
 			continue
 		}
-		parent.AddCommand(&cobra.Command{Use: v.name, Short: v.short, Run: func(*cobra.Command, []string) {}})
+		if v.short != "" {
+			parent.AddCommand(&cobra.Command{Use: v.name, Short: v.short, Run: func(*cobra.Command, []string) {}})
+		}
 	}
 }
 
@@ -163,8 +165,9 @@ func containerVerbs() []verb {
 	}
 	return append(table,
 		verb{"ls", "List containers", named("ls", newPs)},
-		verb{"list", "List containers", named("list", newPs)},
-		verb{"ps", "List containers", leaf(newPs)},
+		verb{"list", "", named("list", newPs)},
+		verb{"ps", "", leaf(newPs)},
+		verb{"remove", "", named("remove", newRm)},
 		verb{"inspect", "Display detailed information on one or more containers", leaf(newInspectOf("container"))},
 		verb{"prune", "Remove all stopped containers", leaf(newContainerPrune)},
 	)
@@ -173,9 +176,10 @@ func containerVerbs() []verb {
 func imageVerbs() []verb {
 	return []verb{
 		{"ls", "List images", named("ls", newImages)},
-		{"list", "List images", named("list", newImages)},
+		{"list", "", named("list", newImages)},
 		{"pull", "Download an image from a registry", leaf(newPull)},
 		{"rm", "Remove one or more images", named("rm", newRmi)},
+		{"remove", "", named("remove", newRmi)},
 		{"inspect", "Display detailed information on one or more images", leaf(newInspectOf("image"))},
 		{"load", "Load an image from a tar archive or STDIN", leaf(newLoad)},
 		{"tag", "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE", leaf(newTag)},
@@ -188,8 +192,9 @@ func volumeVerbs() []verb {
 	return []verb{
 		{"create", "Create a volume", leaf(newVolumeCreate)},
 		{"ls", "List volumes", leaf(newVolumeList)},
-		{"list", "List volumes", named("list", newVolumeList)},
+		{"list", "", named("list", newVolumeList)},
 		{"rm", "Remove one or more volumes", leaf(newVolumeRm)},
+		{"remove", "", named("remove", newVolumeRm)},
 		{"inspect", "Display detailed information on one or more volumes", leaf(newInspectOf("volume"))},
 		{"prune", "Remove unused local volumes", leaf(newVolumePrune)},
 	}
@@ -198,7 +203,7 @@ func volumeVerbs() []verb {
 func networkVerbs() []verb {
 	return []verb{
 		{"ls", "List networks", leaf(newNetworkList)},
-		{"list", "List networks", named("list", newNetworkList)},
+		{"list", "", named("list", newNetworkList)},
 		{"inspect", "Display detailed information on one or more networks", leaf(newInspectOf("network"))},
 		{"prune", "Remove all unused networks", leaf(newNetworkPrune)},
 	}
@@ -218,6 +223,7 @@ func unknownVerb(cmd *cobra.Command, args []string) error {
 		return nil
 	}
 	err := fmt.Errorf("unknown command: %s %s", cmd.CommandPath(), args[0])
+	cmd.SuggestionsMinimumDistance = 2
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 		err = errors.Join(err, fmt.Errorf("did you mean: %s?", strings.Join(near, ", ")))
 	}

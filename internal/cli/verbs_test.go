@@ -54,6 +54,7 @@ func TestHelp(t *testing.T) {
 		"volume --help":    {"Usage:  gantry volume COMMAND", "\n  prune "},
 		"volume":           {"Usage:  gantry volume COMMAND"},
 		"image rm --help":  {"Usage:  gantry image rm [OPTIONS] IMAGE"},
+		"image remove -h":  {"Usage:  gantry image remove [OPTIONS] IMAGE"},
 		"container ls -h":  {"Usage:  gantry container ls [OPTIONS]\n"},
 		"__complete volu ": {"volume"},
 	} {

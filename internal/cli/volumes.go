@@ -95,7 +95,6 @@ func newVolumeRm(a *app) *cobra.Command {
 			}
 			return err
 		})
-	cmd.Aliases = []string{"remove"}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "Force the removal of one or more volumes")
 	return cmd
 }
