@@ -149,7 +149,7 @@ func TestRunRefusals(t *testing.T) {
 		{[]string{"run", "-it", "img"}, 1, "stdin is not a terminal"},
 		{[]string{"run", "--cidfile", used, "img"}, 125, "container ID file found"},
 		{[]string{"frobnicate"}, 1, "unknown command: gantry frobnicate"},
-		{[]string{"imges"}, 1, "did you mean: images?"},
+		{[]string{"imges"}, 1, "did you mean: images, image?"},
 		{[]string{"volume", "frobnicate"}, 1, "unknown command: gantry volume frobnicate"},
 	} {
 		s.gantry("", test.args...).want(t, test.code, "", test.text)
