@@ -84,7 +84,7 @@ func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, er
 		return nil, err
 	}
 	defer entry.Close()
-	fifo, err := c.makeFIFO(b)
+	fifo, err := c.makeFIFO(b, 3+len(o.PreserveFDs))
 	if err != nil {
 		return nil, err
 	}
@@ -111,13 +111,22 @@ func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, er
 	return &Process{Pid: child.Pid, Pidfd: child.Pidfd}, nil
 }
 
-// makeFIFO makes what start writes to. The process holds it open for both, so neither side blocks on the other's absence.
-func (c *Container) makeFIFO(b *builder) (spawn.FD, error) {
+// makeFIFO makes what start writes to. The process holds it open for both, so neither side blocks on the other's
+// absence. Its descriptor is at least free: below, others come to stand.
+func (c *Container) makeFIFO(b *builder, free int) (spawn.FD, error) {
 	path := filepath.Join(c.dir(), "exec.fifo")
 	if err := unix.Mkfifo(path, 0o600); err != nil {
 		return spawn.FD{}, &os.PathError{Op: "mkfifo", Path: path, Err: err}
 	}
-	return b.open(path, unix.O_RDWR, "exec.fifo")
+	fd, err := b.open(path, unix.O_RDWR, "exec.fifo")
+	if err != nil || fd.Num >= free {
+		return fd, err
+	}
+	num, err := unix.FcntlInt(uintptr(fd.Num), unix.F_DUPFD_CLOEXEC, free)
+	if err != nil {
+		return fd, fmt.Errorf("move a descriptor: %w", err)
+	}
+	return b.fd(num, "exec.fifo"), nil
 }
 
 // cgroupPath is linux.cgroupsPath in the hierarchies. systemd's form slice:prefix:name is a path of slices. Without

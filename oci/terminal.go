@@ -9,9 +9,6 @@ import (
 	"gantry/spawn"
 )
 
-// masterFD is the descriptor under which the parent finds the terminal's master in the child.
-const masterFD = 200
-
 // terminal makes the process a terminal in its own devpts, hands the master to the parent, and puts the other side on
 // descriptors 0, 1 and 2 and on /dev/console. See pts(4), ioctl_tty(2).
 func (b *builder) terminal(console func(*os.File) error) error {
@@ -47,15 +44,13 @@ func (b *builder) openTerminal(console func(*os.File) error) {
 	if p.User.UID != 0 {
 		b.add("give the terminal to the user", unix.SYS_FCHOWN, spawn.Of(slotConsole), spawn.Int(int(p.User.UID)), spawn.Int(-1))
 	}
-	b.add("show the parent the terminal", unix.SYS_DUP3, spawn.Of(slotMaster), spawn.Int(masterFD), spawn.Flags(unix.O_CLOEXEC, "O_CLOEXEC"))
-	b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: "hand the terminal over", Sync: func(child *spawn.Process) error {
-		fd, err := unix.PidfdGetfd(int(child.Pidfd.Fd()), masterFD, 0)
+	b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: "hand the terminal over", Pass: slotMaster, Sync: func(child *spawn.Process) error {
+		fd, err := unix.PidfdGetfd(int(child.Pidfd.Fd()), child.Passed, 0)
 		if err != nil {
 			return fmt.Errorf("take the terminal: %w", err)
 		}
 		return console(os.NewFile(uintptr(fd), "terminal"))
 	}})
-	b.add("close the terminal's master", unix.SYS_CLOSE, spawn.Int(masterFD))
 	b.add("close the terminal's master", unix.SYS_CLOSE, spawn.Of(slotMaster))
 	for fd := range 3 {
 		b.add(fmt.Sprintf("put the terminal on descriptor %d", fd), unix.SYS_DUP3, spawn.Of(slotConsole), spawn.Int(fd), spawn.Int(0))
@@ -64,29 +59,26 @@ func (b *builder) openTerminal(console func(*os.File) error) {
 	b.add("make the terminal its controlling one", unix.SYS_IOCTL, spawn.Int(0), spawn.Flags(unix.TIOCSCTTY, "TIOCSCTTY"), spawn.Int(0))
 }
 
-// raisedFD is where descriptors wait for their place: above the places themselves.
-const raisedFD = 300
-
 // stdio puts descriptors 0, 1 and 2 and those to preserve in their places. Without a terminal the session begins here.
 func (b *builder) stdio(s Stdio, preserve []*os.File) error {
 	if !b.spec.Process.Terminal {
 		b.add("begin a session", unix.SYS_SETSID).Ignore = []unix.Errno{unix.EPERM}
 		for i, f := range []*os.File{s.Stdin, s.Stdout, s.Stderr} {
-			if err := b.place(f, i); err != nil {
+			if err := b.place(f, i, 3+len(preserve)); err != nil {
 				return err
 			}
 		}
 	}
 	for i, f := range preserve {
-		if err := b.place(f, 3+i); err != nil {
+		if err := b.place(f, 3+i, 3+len(preserve)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// place puts a file on a descriptor; nil is /dev/null.
-func (b *builder) place(f *os.File, target int) error {
+// place puts a file on a descriptor; nil is /dev/null. One that stands in another's place (below free) is moved first.
+func (b *builder) place(f *os.File, target, free int) error {
 	name := [...]string{"stdin", "stdout", "stderr"}[min(target, 2)]
 	if target > 2 {
 		name = fmt.Sprintf("descriptor %d", target)
@@ -100,17 +92,24 @@ func (b *builder) place(f *os.File, target int) error {
 		if err != nil {
 			return err
 		}
-		defer null.Close()
+		b.files = append(b.files, null)
 		f = null
 	}
-	num, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, raisedFD)
-	if err != nil {
-		return fmt.Errorf("pass %s on: %w", name, err)
+	fd := spawn.FD{Num: int(f.Fd()), Name: name}
+	if fd.Num < free && fd.Num != target {
+		num, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, free)
+		if err != nil {
+			return fmt.Errorf("pass %s on: %w", name, err)
+		}
+		fd = b.fd(num, name)
 	}
-	fd := b.fd(num, name)
 	if uid := b.spec.Process.User.UID; uid != 0 && target < 3 {
 		b.add("give "+name+" to the user", unix.SYS_FCHOWN, spawn.Desc(fd), spawn.Int(int(uid)), spawn.Int(-1)).
 			Ignore = []unix.Errno{unix.EPERM, unix.EINVAL, unix.EROFS, unix.EBADF}
+	}
+	if fd.Num == target {
+		b.add("keep "+name+" open", unix.SYS_FCNTL, spawn.Desc(fd), spawn.Flags(unix.F_SETFD, "F_SETFD"), spawn.Int(0))
+		return nil
 	}
 	b.add("put "+name+" in place", unix.SYS_DUP3, spawn.Desc(fd), spawn.Int(target), spawn.Int(0))
 	return nil

@@ -23,7 +23,7 @@ func compile(p *Plan, status, acks int) (*program, error) {
 		o := &prog.ops[i]
 		switch {
 		case s.Sync != nil:
-			o.kind = opSync
+			o.kind, o.result = opSync, uint8(s.Pass)
 			continue
 		case s.Ready:
 			o.kind = opReady

@@ -45,8 +45,13 @@ type op struct {
 	args   [6]uintptr
 }
 
-// report is what the child tells the parent through the status pipe: a step reached (errno 0) or failed.
-type report struct{ index, errno int32 }
+// report is what the child tells the parent through the status pipe: a step that failed with value as its errno, or a
+// meeting point reached, with the value of its slot.
+type report struct {
+	index  int32
+	failed int32 // 0 or 1
+	value  int64
+}
 
 const reportSize = unsafe.Sizeof(report{})
 
@@ -84,7 +89,7 @@ func fork(p *program) (pid uintptr, errno syscall.Errno) {
 	for i := 0; i < len(p.ops); i++ {
 		o := &p.ops[i]
 		if o.kind != opCall {
-			p.report.index, p.report.errno = int32(i), 0
+			p.report.index, p.report.value = int32(i), int64(p.slots[o.result])
 			if _, _, errno = syscall.RawSyscall(unix.SYS_WRITE, p.status, uintptr(unsafe.Pointer(&p.report)), reportSize); errno != 0 {
 				exit(255)
 			}
@@ -112,7 +117,7 @@ func fork(p *program) (pid uintptr, errno syscall.Errno) {
 			ignored = ignored || o.ignore[n] == errno
 		}
 		if !ignored {
-			p.report.index, p.report.errno = int32(i), int32(errno)
+			p.report.index, p.report.failed, p.report.value = int32(i), 1, int64(errno)
 			syscall.RawSyscall(unix.SYS_WRITE, p.status, uintptr(unsafe.Pointer(&p.report)), reportSize)
 			exit(uintptr(o.exit))
 		}

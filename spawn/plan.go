@@ -76,6 +76,8 @@ type Step struct {
 	// Sync, if not nil, makes this a meeting point in place of a system call: the child waits while the parent
 	// runs the function with the child's pid and pidfd. An error ends the plan.
 	Sync func(child *Process) error
+	// Pass is, for a Sync step, the slot whose value the function finds in child.Passed.
+	Pass Slot
 	// Ready makes this the point at which Start returns. No system call is made.
 	Ready bool
 }

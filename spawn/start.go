@@ -17,6 +17,8 @@ type Process struct {
 	Pid int
 	// Pidfd refers to the process for poll(2), waitid(2) and pidfd_send_signal(2). Close closes it.
 	Pidfd *os.File
+	// Passed is, while the function of a Sync step runs, the value of the step's Pass slot.
+	Passed int
 
 	status *os.File // read end: the child's reports; nil once the child has executed
 	names  []string // of the steps, for errors after Ready
@@ -136,12 +138,13 @@ func (p *Process) follow(plan *Plan, acks int) error {
 		}
 		step := &plan.Steps[r.index]
 		switch {
-		case r.errno != 0:
-			return &StepError{Index: int(r.index), Name: step.Name, Err: unix.Errno(r.errno)}
+		case r.failed != 0:
+			return &StepError{Index: int(r.index), Name: step.Name, Err: unix.Errno(r.value)}
 		case step.Ready:
 			p.names = stepNames(plan)
 			return nil
 		}
+		p.Passed = int(r.value)
 		if err := step.Sync(p); err != nil {
 			return &StepError{Index: int(r.index), Name: step.Name, Err: err}
 		}
@@ -176,7 +179,7 @@ func (p *Process) Executed() error {
 	case err != nil:
 		return fmt.Errorf("read the process's report: %w", err)
 	}
-	return &StepError{Index: int(r.index), Name: p.names[r.index], Err: unix.Errno(r.errno)}
+	return &StepError{Index: int(r.index), Name: p.names[r.index], Err: unix.Errno(r.value)}
 }
 
 // Wait waits for the child's end through its pidfd, reaps it and returns its wait status; see waitid(2).
@@ -262,16 +265,14 @@ type pipes struct {
 	acks, childAcks     int // parent → child: one byte for every Sync step
 }
 
-// highFD is the lowest descriptor for the child's ends, so that a plan can dup to the low ones without hitting them.
-const highFD = 256
-
 func openPipes(p *Plan) (*pipes, error) {
 	s := &pipes{-1, -1, -1, -1}
+	above := lowestFree(p)
 	var err error
 	if s.status, s.childStatus, err = pipe(); err != nil {
 		return nil, err
 	}
-	if s.childStatus, err = raise(s.childStatus); err != nil {
+	if s.childStatus, err = raise(s.childStatus, above); err != nil {
 		s.close()
 		return nil, err
 	}
@@ -283,13 +284,24 @@ func openPipes(p *Plan) (*pipes, error) {
 			s.close()
 			return nil, err
 		}
-		if s.childAcks, err = raise(s.childAcks); err != nil {
+		if s.childAcks, err = raise(s.childAcks, above); err != nil {
 			s.close()
 			return nil, err
 		}
 		break
 	}
 	return s, nil
+}
+
+// lowestFree is the lowest descriptor above all that the plan dups to.
+func lowestFree(p *Plan) int {
+	free := 0
+	for i := range p.Steps {
+		if s := &p.Steps[i]; s.Call == unix.SYS_DUP3 && len(s.Args) > 1 && s.Args[1].kind == argNumber {
+			free = max(free, int(s.Args[1].num)+1)
+		}
+	}
+	return free
 }
 
 func pipe() (r, w int, err error) {
@@ -300,12 +312,16 @@ func pipe() (r, w int, err error) {
 	return fds[0], fds[1], nil
 }
 
-// raise moves a descriptor up to highFD or above; on an error it is closed and -1.
-func raise(fd int) (int, error) {
-	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, highFD)
+// raise moves a descriptor to at least the given number, if it is below; on an error it is closed and -1. Only then:
+// a table of descriptors that grows costs a process with threads an RCU grace period, many milliseconds.
+func raise(fd, least int) (int, error) {
+	if fd >= least {
+		return fd, nil
+	}
+	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, least)
 	_ = unix.Close(fd)
 	if err != nil {
-		return -1, fmt.Errorf("duplicate a descriptor above %d: %w", highFD, err)
+		return -1, fmt.Errorf("duplicate a descriptor above %d: %w", least, err)
 	}
 	return high, nil
 }
