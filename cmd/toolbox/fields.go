@@ -126,11 +126,13 @@ func cut(args []string) error {
 	return errors.Join(err, out.Flush())
 }
 
-// classes are the character classes of tr, by byte.
-var classes = []struct {
+// class is a character class of tr, by byte.
+type class struct {
 	name string
 	has  func(b byte) bool
-}{
+}
+
+var classes = []class{
 	{"digit", func(b byte) bool { return '0' <= b && b <= '9' }},
 	{"lower", func(b byte) bool { return 'a' <= b && b <= 'z' }},
 	{"upper", func(b byte) bool { return 'A' <= b && b <= 'Z' }},
@@ -139,7 +141,9 @@ var classes = []struct {
 	{"space", func(b byte) bool { return b == ' ' || 9 <= b && b <= 13 }},
 	{"blank", func(b byte) bool { return b == ' ' || b == '\t' }},
 	{"print", func(b byte) bool { return 32 <= b && b < 127 }},
-	{"punct", func(b byte) bool { return 32 < b && b < 127 && !('a' <= b|32 && b|32 <= 'z') && !('0' <= b && b <= '9') }},
+	{"punct", func(b byte) bool {
+		return 32 < b && b < 127 && !('a' <= b|32 && b|32 <= 'z') && !('0' <= b && b <= '9')
+	}},
 	{"cntrl", func(b byte) bool { return b < 32 || b == 127 }},
 }
 
@@ -148,13 +152,7 @@ func bytesOf(text string) (set []byte, err error) {
 	for len(text) > 0 {
 		if rest, ok := strings.CutPrefix(text, "[:"); ok {
 			name, after, closed := strings.Cut(rest, ":]")
-			i := slices.IndexFunc(classes, func(c struct {
-				name string
-				has  func(b byte) bool
-			},
-			) bool {
-				return c.name == name
-			})
+			i := slices.IndexFunc(classes, func(c class) bool { return c.name == name })
 			if !closed || i < 0 {
 				return nil, fmt.Errorf("unknown class in %q", text)
 			}

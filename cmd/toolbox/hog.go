@@ -4,17 +4,17 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"os/exec"
 	"runtime"
 	"strconv"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// hog uses up what a limit should bound, to see it at work.
+// hog uses up what a limit should bound, to see it at work. What it got it holds for ever, or for SECONDS.
 func hog(args []string) error {
-	help := usage("hog memory SIZE [SECONDS] | cpu [THREADS] [SECONDS] | fork COUNT [SECONDS] | disk FILE SIZE")
+	help := usage("hog memory SIZE [SECONDS] | cpu [PROCESSORS] [SECONDS] | fork COUNT [SECONDS] | disk SIZE FILE")
 	if len(args) < 2 {
 		return help
 	}
@@ -27,9 +27,17 @@ func hog(args []string) error {
 	case args[1] == "fork" && len(rest) > 0:
 		return hogFork(rest)
 	case args[1] == "disk" && len(rest) == 2:
-		return hogDisk(rest[0], rest[1])
+		return hogDisk(rest[1], rest[0])
 	}
 	return help
+}
+
+// hold waits as many seconds, or until a signal ends the process if none are given.
+func hold(seconds int) {
+	for seconds == 0 {
+		time.Sleep(time.Hour)
+	}
+	time.Sleep(time.Duration(seconds) * time.Second)
 }
 
 // argument is the i-th word as a number that is not negative.
@@ -67,14 +75,14 @@ func hogMemory(words []string) error {
 		held = append(held, page)
 	}
 	fmt.Printf("holding %d bytes\n", n)
-	time.Sleep(time.Duration(seconds) * time.Second)
+	hold(seconds)
 	runtime.KeepAlive(held)
 	return nil
 }
 
-// hogCPU keeps threads busy, all processors by default, for ever if no seconds are given.
+// hogCPU keeps processors busy, one by default.
 func hogCPU(words []string) error {
-	threads, err := argument(words, 0, runtime.NumCPU())
+	threads, err := argument(words, 0, 1)
 	if err != nil {
 		return err
 	}
@@ -92,10 +100,7 @@ func hogCPU(words []string) error {
 			}
 		}()
 	}
-	if seconds == 0 {
-		select {}
-	}
-	time.Sleep(time.Duration(seconds) * time.Second)
+	hold(seconds)
 	var use unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &use); err != nil {
 		return err
@@ -105,7 +110,7 @@ func hogCPU(words []string) error {
 	return nil
 }
 
-// hogFork starts processes and tells how many it got; the status is 1 if it did not get all.
+// hogFork starts processes that sleep, until it is refused one or has them all, and says which.
 func hogFork(words []string) error {
 	n, err := argument(words, 0, 0)
 	if err != nil {
@@ -115,24 +120,24 @@ func hogFork(words []string) error {
 	if err != nil {
 		return err
 	}
-	var started []*exec.Cmd
+	var started []int
 	defer func() {
-		for _, cmd := range started {
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
+		for _, pid := range started {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+			_, _ = syscall.Wait4(pid, nil, 0, nil)
 		}
 	}()
+	// Not os/exec: it takes a descriptor and memory for each, which would be the limit before the number of processes.
 	for range n {
-		cmd := exec.Command("/proc/self/exe", "1000000")
-		cmd.Args[0] = "sleep"
-		if err := cmd.Start(); err != nil {
-			fmt.Printf("started %d of %d processes\n", len(started), n)
-			return fmt.Errorf("process %d: %w", len(started)+1, err)
+		pid, err := syscall.ForkExec("/proc/self/exe", []string{"sleep", "1000000"}, &syscall.ProcAttr{Files: []uintptr{0, 1, 2}})
+		if err != nil {
+			complain("fork", err)
+			break
 		}
-		started = append(started, cmd)
+		started = append(started, pid)
 	}
 	fmt.Printf("started %d of %d processes\n", len(started), n)
-	time.Sleep(time.Duration(seconds) * time.Second)
+	hold(seconds)
 	return nil
 }
 

@@ -29,6 +29,7 @@ func applets() []applet {
 	all := append([]applet{
 		{"basename", basename},
 		{"cat", cat},
+		{"chmod", chmod},
 		{"chown", chown},
 		{"clear", clearScreen},
 		{"cut", cut},

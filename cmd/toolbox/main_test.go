@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -107,6 +108,7 @@ func TestApplets(t *testing.T) {
 		{"mkdir -p a/b; touch a/b/c; find a; find a -type f -name '?'; rmdir a 2>/dev/null; echo $?", "", "a\na/b\na/b/c\na/b/c\n1\n", 0},
 		{"mkdir d; echo 1 >d/f; ln -s f d/l; cp -a d e; readlink e/l; cat e/l; mv e g; ls g; rm -rf d g; ls", "", "f\n1\nf\nl\n", 0},
 		{"echo x >a; ln a b; stat -c '%h %s %F' b; chmod 640 a; stat -c '%a %A' b", "", "2 2 regular file\n640 -rw-r-----\n", 0},
+		{"touch f; for m in 600 u+x,g=r o+w,a-r u=rwxs,+t; do chmod $m f; stat -c %a f; done; chmod u+q f; echo $?", "", "600\n740\n302\n5702\n1\n", 0},
 		{"chown 12:34 . && stat -c '%u:%g' .; chown nosuch . 2>/dev/null; echo $?", "", "12:34\n1\n", 0},
 		{"mkdir d; chmod 1777 d; ls -ld d | head -c 10; echo; touch d/x d/.h; ls d; ls -A d; ls -1a d", "", "drwxrwxrwt\nx\n.h\nx\n.\n..\n.h\nx\n", 0},
 		{"ls -l nosuch; echo $?", "", "1\n", 0},
@@ -123,12 +125,16 @@ func TestApplets(t *testing.T) {
 		{"mkdir d; echo 1 >d/f; tar -czf a.tgz d; rm -r d; tar tf a.tgz; tar -xf a.tgz; cat d/f", "", "d/\nd/f\n1\n", 0},
 		{"gzip -c | gunzip", "squeeze", "squeeze", 0},
 		{"f=$(mktemp); [ -f $f ] && rm $f && echo made", "", "made\n", 0},
-		{"hog memory 4m; hog fork 2; hog disk f 64k; stat -c %s f", "", "holding 4194304 bytes\nstarted 2 of 2 processes\nwrote 65536 bytes\n65536\n", 0},
+		{"uniq -c; printf 'a\\na\\nb\\n' | uniq -d; printf 'a\\na\\nb\\n' | uniq -u", "x\nx\ny\n", "      2 x\n      1 y\na\nb\n", 0},
+		{"cut -d: -f1,3-; echo abcdef | cut -c 2-3,5; echo none | cut -d: -f2 -s; cut -f 0 2>/dev/null; echo $?", "a:b:c:d\n", "a:c:d\nbce\n1\n", 0},
+		{"tr a-z A-Z; echo a1b22 | tr -d '[:digit:]'; echo aabbc | tr -s ab; echo 'x y' | tr -c 'a-z\\n' _; echo a:b | tr : '\\n'", "hello", "HELLOab\nabc\nx_y\na\nb\n", 0},
+		{"tty; echo $?; stty size 2>/dev/null; echo $?; clear | wc -c", "", "not a tty\n1\n1\n11\n", 0},
+		{"hog memory 4m 1; hog fork 2 1; hog disk 64k f; stat -c %s f", "", "holding 4194304 bytes\nstarted 2 of 2 processes\nwrote 65536 bytes\n65536\n", 0},
 		{"ps -o pid,comm | grep -c ' sh$' >/dev/null && echo found", "", "found\n", 0},
 		{"toolbox echo via; toolbox nosuch 2>/dev/null; echo $?", "", "via\n127\n", 0},
 		{"mount | grep -c ' on /proc type proc' >/dev/null && df / >/dev/null && free >/dev/null && echo ok", "", "ok\n", 0},
 		{"ip link show lo | grep -o LOOPBACK; ip -4 addr show dev lo | grep -o 127.0.0.1/8", "", "LOOPBACK\n127.0.0.1/8\n", 0},
-		{"time true 2>&1 | wc -l; env time false 2>/dev/null; echo $?", "", "3\n1\n", 0},
+		{"env time true 2>&1 | wc -l; env time false 2>/dev/null; echo $?", "", "3\n1\n", 0},
 	} {
 		got := inShell(t, c.script, c.stdin)
 		if got.stdout != c.want || got.code != c.code {
@@ -319,9 +325,25 @@ func TestTailFollows(t *testing.T) {
 	if err := os.WriteFile(path, []byte("1\n2\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	got := inShell(t, `(sleep 0.1; echo 3 >>"$1") & tail -n 1 -f "$1" | head -n 2`, "", path)
-	if got.stdout != "2\n3\n" {
-		t.Errorf("%+v", got)
+	cmd := exec.Command(filepath.Join(bin, "tail"), "-n", "1", "-f", path)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	lines := bufio.NewReader(out)
+	if first, err := lines.ReadString('\n'); err != nil || first != "2\n" {
+		t.Fatalf("%q, %v", first, err)
+	}
+	inShell(t, `echo 3 >>"$1"`, "", path)
+	if next, err := lines.ReadString('\n'); err != nil || next != "3\n" {
+		t.Errorf("%q, %v", next, err)
 	}
 }
 

@@ -85,7 +85,9 @@ func listenTCP(address string, again bool) error {
 
 // exchange copies both ways until the other side ends, or is silent for longer than quiet (if not 0).
 func exchange(conn net.Conn, quiet time.Duration) error {
+	sent := make(chan struct{})
 	go func() {
+		defer close(sent)
 		_, _ = io.Copy(conn, os.Stdin)
 		if half, ok := conn.(*net.TCPConn); ok {
 			_ = half.CloseWrite()
@@ -103,6 +105,10 @@ func exchange(conn net.Conn, quiet time.Duration) error {
 			return werr
 		}
 		if errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded) {
+			select { // what standard input has at hand is still sent
+			case <-sent:
+			case <-time.After(lastWords):
+			}
 			return nil
 		}
 		if err != nil {
@@ -110,6 +116,9 @@ func exchange(conn net.Conn, quiet time.Duration) error {
 		}
 	}
 }
+
+// lastWords is how long an open standard input is read after the other side has ended.
+const lastWords = 300 * time.Millisecond
 
 // listenUDP answers the first peer that sends something with standard input.
 func listenUDP(address string, quiet time.Duration) error {

@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/u-root/u-root/pkg/core"
-	uchmod "github.com/u-root/u-root/pkg/core/chmod"
 	ucp "github.com/u-root/u-root/pkg/core/cp"
 	umkdir "github.com/u-root/u-root/pkg/core/mkdir"
 	umktemp "github.com/u-root/u-root/pkg/core/mktemp"
@@ -29,14 +28,6 @@ func mktemp(args []string) error { return uroot(umktemp.New(), args) }
 func rm(args []string) error     { return uroot(urm.New(), args) }
 func touch(args []string) error  { return uroot(utouch.New(), args) }
 func xargs(args []string) error  { return uroot(uxargs.New(), args) }
-
-// chmod has only the long form of the recursive flag there.
-func chmod(args []string) error {
-	if len(args) > 1 && args[1] == "-R" {
-		args = append([]string{args[0], "--recursive"}, args[2:]...)
-	}
-	return uroot(uchmod.New(), args)
-}
 
 // cp takes -a as -r -P, and -p, for modes are copied anyway; owners and times are not.
 func cp(args []string) error {
