@@ -245,15 +245,13 @@ func (s *Store) checkPlatform(ctx context.Context, target ocispec.Descriptor, pl
 	if platform == nil {
 		return nil
 	}
-	have, err := images.ConfigPlatform(ctx, s.content, target)
+	var manifest ocispec.Manifest
+	if err := s.document(ctx, target, maxManifest, &manifest); err != nil {
+		return err
+	}
+	have, err := images.ConfigPlatform(ctx, s.content, manifest.Config)
 	if err != nil {
-		var manifest ocispec.Manifest
-		if err := s.document(ctx, target, maxManifest, &manifest); err != nil {
-			return err
-		}
-		if have, err = images.ConfigPlatform(ctx, s.content, manifest.Config); err != nil {
-			return fmt.Errorf("read the image's platform: %w", err)
-		}
+		return fmt.Errorf("read the image's platform: %w", err)
 	}
 	if !platforms.Only(*platform).Match(have) {
 		return fmt.Errorf("image with reference %s was found but does not provide the specified platform (%s): %w",
