@@ -13,19 +13,38 @@
 //
 // # Attach protocol
 //
-// The client sends one line of JSON (AttachRequest); the supervisor answers one line ({} or {"error":"…"}). From there
-// the client's bytes are stdin (half-close ends them), and the supervisor's bytes are the output from now on: raw for
-// a terminal, else frames of Docker's multiplexed stream. When the process has ended and its output is drained the
-// supervisor closes. A client that reads slowly slows the container down as a slow terminal would.
+// The client sends one line of JSON (AttachRequest); the supervisor answers one line (AttachReply: {} or an error). From
+// there the client's bytes are stdin (half-close ends them), and the supervisor's bytes are the output from now on: raw
+// for a terminal, else frames of Docker's multiplexed stream. When the process has ended and its output is drained the
+// supervisor closes. A client that reads slowly slows the container down as a slow terminal would. With "query":"exit"
+// the answer is all, and says how the process ended.
 package client
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"net"
+	"path/filepath"
 	"time"
 
 	task "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/ttrpc"
 )
+
+// Names of the files in the supervisor's directory.
+const (
+	TaskSocket   = "task.sock"
+	AttachSocket = "attach.sock"
+	PidFile      = "shim.pid"
+	LockFile     = "shim.lock" // held by who starts a supervisor, and by a supervisor that ends
+	LogFile      = "shim.log"  // its standard error
+)
+
+// QueryExit is the query for a process's Exit.
+const QueryExit = "exit"
 
 // AttachRequest is the first line of an attach connection.
 type AttachRequest struct {
@@ -34,6 +53,14 @@ type AttachRequest struct {
 	Stdin  bool   `json:"stdin,omitempty"`
 	Stdout bool   `json:"stdout,omitempty"`
 	Stderr bool   `json:"stderr,omitempty"`
+	Query  string `json:"query,omitempty"` // "" or QueryExit
+}
+
+// AttachReply is the answer's line.
+type AttachReply struct {
+	Error    string `json:"error,omitempty"`
+	NotFound bool   `json:"notFound,omitempty"` // the error is that there is no such process
+	Exit     *Exit  `json:"exit,omitempty"`
 }
 
 // Options are how to start a supervisor.
@@ -51,20 +78,11 @@ type Options struct {
 type Shim struct {
 	Task task.TTRPCTaskService
 	Pid  int
+
+	dir    string
+	conn   *ttrpc.Client
+	closed chan struct{}
 }
-
-// Connect returns the supervisor of the directory, starting it (as a daemon of its own session, outside the engine's
-// cgroup and process group, so that it outlives the engine) if none answers. started says which.
-func Connect(ctx context.Context, o Options) (shim *Shim, started bool, err error) { panic("contract") }
-
-// Attach opens a stream to a process.
-func (s *Shim) Attach(ctx context.Context, r AttachRequest) (*net.UnixConn, error) { panic("contract") }
-
-// Closed is closed when the supervisor is gone.
-func (s *Shim) Closed() <-chan struct{} { panic("contract") }
-
-// Close closes the connection; the supervisor goes on.
-func (s *Shim) Close() error { panic("contract") }
 
 // Exit is what is known of a process that has ended.
 type Exit struct {
@@ -72,3 +90,103 @@ type Exit struct {
 	At        time.Time
 	OOMKilled bool
 }
+
+// dial connects to a running supervisor, and has it answer once.
+func dial(ctx context.Context, dir string) (*Shim, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", filepath.Join(dir, TaskSocket))
+	if err != nil {
+		return nil, fmt.Errorf("connect to the supervisor: %w", err)
+	}
+	s := &Shim{dir: dir, closed: make(chan struct{})}
+	s.conn = ttrpc.NewClient(conn, ttrpc.WithOnClose(func() { close(s.closed) }))
+	s.Task = task.NewTTRPCTaskClient(s.conn)
+	reply, err := s.Task.Connect(ctx, &task.ConnectRequest{})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("greet the supervisor: %w", err), s.conn.Close())
+	}
+	s.Pid = int(reply.ShimPid)
+	return s, nil
+}
+
+// Attach opens a stream to a process, which need not have started yet.
+func (s *Shim) Attach(ctx context.Context, r AttachRequest) (*net.UnixConn, error) {
+	conn, _, err := s.ask(ctx, r)
+	return conn, err
+}
+
+// Exit says how a process (of exec, or the container's first) ended; NotFound if there is none, FailedPrecondition if it runs.
+// It is known until the task is deleted.
+func (s *Shim) Exit(ctx context.Context, id, execID string) (*Exit, error) {
+	conn, reply, err := s.ask(ctx, AttachRequest{ID: id, ExecID: execID, Query: QueryExit})
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.Close(); err != nil {
+		return nil, fmt.Errorf("close the attach connection: %w", err)
+	}
+	if reply.Exit == nil {
+		return nil, fmt.Errorf("process %s %s has not ended: %w", id, execID, errdefs.ErrFailedPrecondition)
+	}
+	return reply.Exit, nil
+}
+
+func (s *Shim) ask(ctx context.Context, r AttachRequest) (_ *net.UnixConn, reply AttachReply, err error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", filepath.Join(s.dir, AttachSocket))
+	if err != nil {
+		return nil, reply, fmt.Errorf("attach: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+	defer func() {
+		if !stop() && err == nil {
+			err = fmt.Errorf("attach: %w", ctx.Err())
+		}
+		if err != nil {
+			_ = c.Close()
+		}
+	}()
+	line, err := json.Marshal(r)
+	if err != nil {
+		return nil, reply, fmt.Errorf("attach: %w", err)
+	}
+	if _, err := c.Write(append(line, '\n')); err != nil {
+		return nil, reply, fmt.Errorf("attach: %w", err)
+	}
+	line, err = readLine(c)
+	if err == nil {
+		err = json.Unmarshal(line, &reply)
+	}
+	switch {
+	case err != nil:
+		return nil, reply, fmt.Errorf("attach: read the supervisor's answer: %w", err)
+	case reply.NotFound:
+		return nil, reply, fmt.Errorf("attach: %s: %w", reply.Error, errdefs.ErrNotFound)
+	case reply.Error != "":
+		return nil, reply, fmt.Errorf("attach: %s", reply.Error)
+	}
+	return c.(*net.UnixConn), reply, nil
+}
+
+// readLine reads the answer byte by byte: what follows it belongs to the stream.
+func readLine(c net.Conn) ([]byte, error) {
+	const longest = 64 << 10
+	var line []byte
+	var b [1]byte
+	for len(line) < longest {
+		if _, err := c.Read(b[:]); err != nil {
+			return nil, err
+		}
+		if b[0] == '\n' {
+			return line, nil
+		}
+		line = append(line, b[0])
+	}
+	return nil, errors.New("the line is too long")
+}
+
+// Closed is closed when the supervisor is gone, or the connection was closed.
+func (s *Shim) Closed() <-chan struct{} { return s.closed }
+
+// Close closes the connection; the supervisor goes on.
+func (s *Shim) Close() error { return s.conn.Close() }

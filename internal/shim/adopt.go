@@ -1,0 +1,106 @@
+package shim
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"gantry/internal/logs"
+	"gantry/internal/shim/client"
+	"gantry/oci"
+)
+
+// adopt takes over the containers of a supervisor that died. Their output goes on through their FIFOs. A terminal and
+// a standard input died with it, and so did exit codes that the kernel does not keep.
+func (s *Server) adopt() {
+	ids, err := s.runtime.List()
+	if err != nil {
+		warn("look for containers to take over", err)
+		return
+	}
+	for _, id := range ids {
+		text, err := os.ReadFile(s.path(id) + ".json")
+		if errors.Is(err, os.ErrNotExist) {
+			continue // another's, or one that was not made to its end
+		}
+		if err == nil {
+			err = s.adoptOne(id, text)
+		}
+		if err != nil {
+			warn("take over container "+id, err)
+		}
+	}
+}
+
+func (s *Server) adoptOne(id string, text []byte) error {
+	var a addresses
+	if err := json.Unmarshal(text, &a); err != nil {
+		return err
+	}
+	made, err := s.runtime.Load(id)
+	if errors.Is(err, os.ErrNotExist) {
+		return errors.Join(removeFile(s.path(id)+".json"), removeFile(s.path(id)+".stdout"), removeFile(s.path(id)+".stderr"))
+	}
+	if err != nil {
+		return err
+	}
+	spec, err := made.Spec()
+	if err != nil {
+		return err
+	}
+	state, err := made.State()
+	if err != nil {
+		return err
+	}
+	p := &process{terminal: a.Terminal, stdin: a.Stdin, stdout: a.Stdout, stderr: a.Stderr, exited: make(chan struct{})}
+	p.started = state.Status != specs.StateCreated
+	if p.streams, err = newStreams(a.Terminal, "", a.Stdout, a.Stderr); err != nil {
+		return err
+	}
+	p.streams.setStdin(nil)
+	c := &container{id: id, bundle: a.Bundle, server: s, oci: made, init: p, killRest: !ownPIDs(spec), paused: state.Status == oci.StatePaused}
+	if !a.Terminal {
+		p.reopen(s.path(id))
+	}
+	s.settle(id, c)
+	if state.Status == specs.StateStopped {
+		p.exit = client.Exit{Status: unknownStatus, At: time.Now().UTC(), OOMKilled: c.oomKilled()}
+		close(p.exited)
+		p.release()
+		return nil
+	}
+	fd, err := unix.PidfdOpen(state.Pid, 0)
+	if err == nil { // checked again: the descriptor cannot change its process any more
+		var again *specs.State
+		if again, err = made.State(); err == nil && again.Status == specs.StateStopped {
+			err = unix.ESRCH
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("watch process %d: %w", state.Pid, err)
+	}
+	return p.watch(state.Pid, os.NewFile(uintptr(fd), "pidfd"), c.ended)
+}
+
+// reopen goes on reading the FIFOs.
+func (p *process) reopen(path string) {
+	for _, stream := range []logs.Stream{logs.Stdout, logs.Stderr} {
+		name := path + "." + stream.String()
+		f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		p.fifos = append(p.fifos, name)
+		if err == nil {
+			err = p.streams.copy(stream, f)
+		}
+		if err != nil {
+			warn("reopen an output", err)
+		}
+	}
+}

@@ -1,0 +1,252 @@
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"gantry/internal/logs"
+	"gantry/internal/shim/client"
+	"gantry/oci"
+)
+
+// unknownStatus is the status of a process whose end nobody saw.
+const unknownStatus = 255
+
+// process is the first process of a container, or one of exec.
+type process struct {
+	execID                string // "" for the first one
+	terminal              bool
+	stdin, stdout, stderr string // addresses
+	streams               *streams
+	fifos                 []string // paths to remove at the end
+
+	mu      sync.Mutex
+	spec    *specs.Process // of an exec that has not started
+	pid     int
+	pidfd   *os.File
+	started bool
+	exit    client.Exit
+	exited  chan struct{} // closed when exit is set and the output is where it belongs
+}
+
+func (p *process) hasExited() bool {
+	select {
+	case <-p.exited:
+		return true
+	default:
+		return false
+	}
+}
+
+// number is the process's id; 0 before it has one.
+func (p *process) number() uint32 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return uint32(p.pid)
+}
+
+// stdio makes the process's ends of its streams; they are closed when the process has them. path is where its FIFOs
+// stand: PATH.stdout and PATH.stderr.
+func (p *process) stdio(path string) (o oci.Stdio, err error) {
+	s := p.streams
+	if filepath.IsAbs(p.stdin) {
+		if err := s.feed(p.stdin); err != nil {
+			return o, err
+		}
+	}
+	if p.terminal {
+		o.Console = s.setConsole
+		return o, nil
+	}
+	var made []*os.File
+	defer func() {
+		if err != nil {
+			closeAll(append(made, o.Stdin, o.Stdout, o.Stderr))
+		}
+	}()
+	if p.stdin == "" {
+		s.setStdin(nil)
+	} else {
+		var w *os.File
+		if o.Stdin, w, err = newPipe(); err != nil {
+			return o, err
+		}
+		s.setStdin(w)
+	}
+	for _, out := range []struct {
+		stream  logs.Stream
+		address string
+		file    **os.File
+	}{{logs.Stdout, p.stdout, &o.Stdout}, {logs.Stderr, p.stderr, &o.Stderr}} {
+		if out.address == "" {
+			continue
+		}
+		name := path + "." + out.stream.String()
+		ours, theirs, err := newFIFO(name)
+		if err != nil {
+			return o, err
+		}
+		*out.file = theirs
+		p.fifos = append(p.fifos, name)
+		if err := s.copy(out.stream, ours); err != nil {
+			return o, errors.Join(err, ours.Close())
+		}
+	}
+	return o, nil
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		if f != nil {
+			_ = f.Close()
+		}
+	}
+}
+
+// watch waits for the process's end, and sets exit by after, in a goroutine that sleeps in the runtime's poller.
+func (p *process) watch(pid int, pidfd *os.File, after func(status int)) error {
+	fd, err := unix.FcntlInt(pidfd.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	_ = pidfd.Close()
+	if err == nil {
+		err = unix.SetNonblock(fd, true)
+	}
+	if err != nil {
+		return fmt.Errorf("watch process %d: %w", pid, err)
+	}
+	file := os.NewFile(uintptr(fd), "pidfd")
+	conn, err := file.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("watch process %d: %w", pid, errors.Join(err, file.Close()))
+	}
+	p.mu.Lock()
+	p.pid, p.pidfd = pid, file
+	p.mu.Unlock()
+	go func() {
+		status := unknownStatus
+		if err := conn.Read(func(fd uintptr) bool { return ended(pid, int(fd), &status) }); err != nil {
+			warn(fmt.Sprintf("watch process %d", pid), err)
+		}
+		after(status)
+	}()
+	return nil
+}
+
+// ended reaps a child that has ended; for another's child it asks the kernel for the status, which 6.15 and later tell.
+func ended(pid, pidfd int, status *int) bool {
+	var ws unix.WaitStatus
+	for {
+		n, err := unix.Wait4(pid, &ws, unix.WNOHANG, nil)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err == unix.ECHILD:
+			return foreignEnded(pidfd, status)
+		case err != nil:
+			return true
+		case n == 0:
+			return false
+		}
+		*status = exitStatus(ws)
+		return true
+	}
+}
+
+func exitStatus(ws unix.WaitStatus) int {
+	if ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return ws.ExitStatus()
+}
+
+func foreignEnded(pidfd int, status *int) bool {
+	poll := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	if n, err := unix.Poll(poll, 0); err == nil && n == 0 {
+		return false
+	}
+	for wait := time.Millisecond; wait < 200*time.Millisecond; wait *= 2 { // until its parent has reaped it
+		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+		if err := unix.IoctlPidfdInfo(pidfd, &info); err == nil && info.Mask&unix.PIDFD_INFO_EXIT != 0 {
+			*status = exitStatus(unix.WaitStatus(info.Exit_code))
+			return true
+		}
+		time.Sleep(wait)
+	}
+	return true
+}
+
+// settle records the end: after it Wait returns.
+func (p *process) settle(status int, oom bool) {
+	p.streams.drain()
+	p.mu.Lock()
+	p.exit = client.Exit{Status: status, At: time.Now().UTC(), OOMKilled: oom}
+	p.mu.Unlock()
+	for _, s := range []logs.Stream{logs.Stdout, logs.Stderr} {
+		if err := p.streams.flush(s); err != nil {
+			warn("write the end of an output", err)
+		}
+	}
+	close(p.exited)
+	_ = p.pidfd.Close()
+	p.release()
+}
+
+// release closes what a process that has ended, or never started, holds.
+func (p *process) release() {
+	p.streams.finish(func(err error) { warn("close an output", err) })
+	for _, path := range p.fifos {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			warn("remove a FIFO", err)
+		}
+	}
+}
+
+// signal sends a signal to the process alone.
+func (p *process) signal(sig unix.Signal) error {
+	p.mu.Lock()
+	file := p.pidfd
+	p.mu.Unlock()
+	if file == nil {
+		return fmt.Errorf("the process has not started: %w", errdefs.ErrFailedPrecondition)
+	}
+	gone := fmt.Errorf("process already finished: %w", errdefs.ErrNotFound)
+	if p.hasExited() {
+		return gone
+	}
+	conn, err := file.SyscallConn()
+	if err == nil {
+		var sendErr error
+		if err = conn.Control(func(fd uintptr) { sendErr = unix.PidfdSendSignal(int(fd), sig, nil, 0) }); err == nil {
+			err = sendErr
+		}
+	}
+	if err == unix.ESRCH || errors.Is(err, os.ErrClosed) {
+		return gone
+	}
+	if err != nil {
+		return fmt.Errorf("send signal %d: %w", sig, err)
+	}
+	return nil
+}
+
+func (p *process) status(paused bool) tasktypes.Status {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.hasExited():
+		return tasktypes.Status_STOPPED
+	case paused:
+		return tasktypes.Status_PAUSED
+	case p.started:
+		return tasktypes.Status_RUNNING
+	}
+	return tasktypes.Status_CREATED
+}
