@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -111,6 +112,9 @@ func hogCPU(words []string) error {
 }
 
 // hogFork starts processes that sleep, until it is refused one or has them all, and says which.
+//
+// They are bare copies of this thread: a program in Go has several threads, each of which counts against the limit, and
+// ends with a dump when it cannot have one more. For the same reason this process asks nothing of Go's scheduler after.
 func hogFork(words []string) error {
 	n, err := argument(words, 0, 0)
 	if err != nil {
@@ -120,25 +124,51 @@ func hogFork(words []string) error {
 	if err != nil {
 		return err
 	}
+	runtime.LockOSThread() // the children end with this thread
 	var started []int
-	defer func() {
-		for _, pid := range started {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
-			_, _ = syscall.Wait4(pid, nil, 0, nil)
-		}
-	}()
-	// Not os/exec: it takes a descriptor and memory for each, which would be the limit before the number of processes.
 	for range n {
-		pid, err := syscall.ForkExec("/proc/self/exe", []string{"sleep", "1000000"}, &syscall.ProcAttr{Files: []uintptr{0, 1, 2}})
-		if err != nil {
-			complain("fork", err)
+		pid, errno := sleeper()
+		if errno != 0 {
+			complain("fork", errno)
 			break
 		}
 		started = append(started, pid)
 	}
 	fmt.Printf("started %d of %d processes\n", len(started), n)
-	hold(seconds)
+	wait := &unix.Timespec{Sec: int64(seconds)}
+	if seconds == 0 {
+		wait = nil
+	}
+	for {
+		_, _, errno := unix.RawSyscall6(unix.SYS_PPOLL, 0, 0, uintptr(unsafe.Pointer(wait)), 0, 0, 0)
+		if errno != unix.EINTR {
+			break
+		}
+	}
+	for _, pid := range started {
+		_ = unix.Kill(pid, unix.SIGKILL)
+		_, _ = unix.Wait4(pid, nil, 0, nil)
+	}
 	return nil
+}
+
+// cloneArgs is the first version of struct clone_args, clone(2).
+type cloneArgs struct {
+	flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls uint64
+}
+
+// sleeper forks a process that does nothing, until a signal or the end of its parent ends it. The child may do raw
+// system calls only.
+func sleeper() (pid int, errno syscall.Errno) {
+	args := cloneArgs{flags: unix.CLONE_CLEAR_SIGHAND, exitSignal: uint64(unix.SIGCHLD)}
+	r, _, errno := unix.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&args)), unsafe.Sizeof(args), 0)
+	if errno != 0 || r != 0 {
+		return int(r), errno
+	}
+	_, _, _ = unix.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0)
+	for {
+		_, _, _ = unix.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
+	}
 }
 
 // hogDisk writes a file of that size, without holes.

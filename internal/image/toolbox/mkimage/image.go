@@ -48,16 +48,26 @@ type file struct {
 
 func files(all, core program) []file {
 	list := []file{
-		{name: "bin/", mode: 0o755}, {name: "dev/", mode: 0o755}, {name: "etc/", mode: 0o755},
+		{name: "bin/", mode: 0o755},
+		{name: "dev/", mode: 0o755},
+		{name: "etc/", mode: 0o755},
 		{name: "etc/group", mode: 0o644, content: []byte(group)},
 		{name: "etc/hostname", mode: 0o644, content: []byte{}},
 		{name: "etc/os-release", mode: 0o644, content: []byte(release)},
 		{name: "etc/passwd", mode: 0o644, content: []byte(passwd)},
-		{name: "home/", mode: 0o755}, {name: "home/user/", mode: 0o755, owner: 1000},
-		{name: "proc/", mode: 0o555}, {name: "root/", mode: 0o700}, {name: "run/", mode: 0o755},
-		{name: "sbin", target: "bin"}, {name: "sys/", mode: 0o555}, {name: "tmp/", mode: 0o1777},
-		{name: "usr/", mode: 0o755}, {name: "usr/bin", target: "../bin"}, {name: "usr/sbin", target: "../bin"},
-		{name: "var/", mode: 0o755}, {name: "var/tmp/", mode: 0o1777},
+		{name: "home/", mode: 0o755},
+		{name: "home/user/", mode: 0o755, owner: 1000},
+		{name: "proc/", mode: 0o555},
+		{name: "root/", mode: 0o700},
+		{name: "run/", mode: 0o755},
+		{name: "sbin", target: "bin"},
+		{name: "sys/", mode: 0o555},
+		{name: "tmp/", mode: 0o1777},
+		{name: "usr/", mode: 0o755},
+		{name: "usr/bin", target: "../bin"},
+		{name: "usr/sbin", target: "../bin"},
+		{name: "var/", mode: 0o755},
+		{name: "var/tmp/", mode: 0o1777},
 	}
 	for _, p := range []program{core, all} {
 		list = append(list, file{name: "bin/" + p.name, mode: 0o755, content: p.content})
