@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
@@ -28,7 +30,11 @@ type shell struct {
 	final map[syntax.Pos]bool
 	// only is the position of the single simple command of sh -c, after which there is nothing to do.
 	only syntax.Pos
+	// interrupted is set by Ctrl-C at a terminal, and makes the next command of the line an error.
+	interrupted atomic.Bool
 }
+
+var errInterrupted = errors.New("interrupted")
 
 // sh [-eux...] [-c COMMAND | FILE] [ARGUMENT]...
 func sh(args []string) error {
@@ -156,6 +162,9 @@ func finals(file *syntax.File) map[syntax.Pos]bool {
 // call sees every simple command before it runs and may replace it.
 func (s *shell) call(ctx context.Context, args []string) ([]string, error) {
 	hc := interp.HandlerCtx(ctx)
+	if s.interrupted.Load() {
+		return nil, errInterrupted
+	}
 	s.traps.waiting.Store(args[0] == "wait")
 	switch {
 	case args[0] == "kill": // the interpreter reserves the name
@@ -165,7 +174,7 @@ func (s *shell) call(ctx context.Context, args []string) ([]string, error) {
 	case args[0] == "trap":
 		rest, err := s.traps.set(s, args[1:])
 		if err != nil {
-			fmt.Fprintf(hc.Stderr, "trap: %v\n", err)
+			_, _ = fmt.Fprintf(hc.Stderr, "trap: %v\n", err)
 			return []string{"false"}, nil
 		}
 		if len(rest) == 0 && len(args) > 1 {
@@ -272,11 +281,11 @@ func applets2exec(next interp.ExecHandlerFunc) interp.ExecHandlerFunc {
 				if info.IsDir() {
 					why = "is a directory"
 				}
-				fmt.Fprintf(hc.Stderr, "sh: %s: %s\n", args[0], why)
+				_, _ = fmt.Fprintf(hc.Stderr, "sh: %s: %s\n", args[0], why)
 				return interp.ExitStatus(126)
 			}
 		}
-		fmt.Fprintf(hc.Stderr, "sh: %s: not found\n", args[0])
+		_, _ = fmt.Fprintf(hc.Stderr, "sh: %s: not found\n", args[0])
 		return interp.ExitStatus(127)
 	}
 }
@@ -315,7 +324,11 @@ func (s *shell) untilError(r io.Reader, prompt func(incomplete bool)) (again boo
 		}
 		for _, stmt := range stmts {
 			s.final = finals(&syntax.File{Stmts: []*syntax.Stmt{stmt}})
+			s.interrupted.Store(false)
 			last = s.runner.Run(context.Background(), stmt)
+			if errors.Is(last, errInterrupted) {
+				break
+			}
 			if s.runner.Exited() {
 				return false, last
 			}
@@ -369,7 +382,14 @@ func (l *lineReader) Read(p []byte) (int, error) {
 }
 
 func (s *shell) interactive() error {
-	outliveSignals() // children get what Ctrl-C sends, the shell goes on
+	interrupt := make(chan os.Signal, 1)
+	signal.Notify(interrupt, unix.SIGINT)
+	signal.Notify(make(chan os.Signal, 1), unix.SIGQUIT, unix.SIGTERM)
+	go func() { // children get what Ctrl-C sends, the shell goes on
+		for range interrupt {
+			s.interrupted.Store(true)
+		}
+	}()
 	l := &lineReader{terminal: term.NewTerminal(struct {
 		io.Reader
 		io.Writer
