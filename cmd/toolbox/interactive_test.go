@@ -103,6 +103,10 @@ func TestInteractiveShell(t *testing.T) {
 		press(step.keys)
 	}
 	shown.next(t, "status 130\r\nready> ")
+	press("echo w\"\"ait; while true; do sleep 0.01; done\r")
+	shown.next(t, "wait\r\n")
+	press("\x03") // a loop ends too
+	shown.next(t, "ready> ")
 	press("exit 7\r")
 	_ = cmd.Wait()
 	if code := cmd.ProcessState.ExitCode(); code != 7 {

@@ -106,7 +106,15 @@ func showLinks(words []string, family int, addresses bool) error {
 			if addr.IP.To4() == nil {
 				version = "inet6"
 			}
-			fmt.Printf("    %s %s scope %s %s\n", version, addr.IPNet, netlink.Scope(addr.Scope), addr.Label)
+			words := []string{version, addr.IPNet.String()}
+			if addr.Broadcast != nil {
+				words = append(words, "brd", addr.Broadcast.String())
+			}
+			scope := netlink.Scope(addr.Scope).String()
+			if scope == "universe" { // iproute2's name of it
+				scope = "global"
+			}
+			fmt.Println("   ", strings.TrimSpace(strings.Join(append(words, "scope", scope, addr.Label), " ")))
 		}
 	}
 	return nil
