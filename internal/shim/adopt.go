@@ -68,7 +68,7 @@ func (s *Server) adoptOne(id string, text []byte) error {
 		p.reopen(s.path(id))
 	}
 	s.settle(id, c)
-	if state.Status == specs.StateStopped {
+	if state.Status == specs.StateStopped { // the record of its pid is of no use: others may have it by now
 		p.exit = client.Exit{Status: unknownStatus, At: time.Now().UTC(), OOMKilled: c.oomKilled()}
 		close(p.exited)
 		p.release()

@@ -97,7 +97,7 @@ func (s *Server) create(ctx context.Context, r *task.CreateTaskRequest) (_ *cont
 // defaultOOM keeps a process from inheriting our own protection from the out-of-memory killer.
 func defaultOOM(p *specs.Process) {
 	if p != nil && p.OOMScoreAdj == nil {
-		p.OOMScoreAdj = new(int)
+		p.OOMScoreAdj = inheritedOOM
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -17,7 +18,7 @@ const oomScore = "-999"
 // Outlive takes the process out of the reach of what ends its engine: out of its cgroups, and last in the
 // out-of-memory killer's order. The session is the starter's work. What is not permitted is told and done without.
 func Outlive() error {
-	err := os.WriteFile("/proc/self/oom_score_adj", []byte(oomScore), 0)
+	err := protect()
 	cgroups, readErr := os.ReadFile("/proc/self/cgroup")
 	inRoot := readErr == nil
 	for line := range strings.Lines(string(cgroups)) {
@@ -34,6 +35,29 @@ func Outlive() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// inheritedOOM is the score that children shall have if they ask for none; nil: what they inherit is right.
+var inheritedOOM *int
+
+func protect() error {
+	const file = "/proc/self/oom_score_adj"
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	before, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	err = os.WriteFile(file, []byte(oomScore), 0)
+	if errors.Is(err, os.ErrPermission) { // without CAP_SYS_RESOURCE
+		return nil
+	}
+	if err == nil {
+		inheritedOOM = &before
+	}
+	return err
 }
 
 // cgroupMounts are the roots of the hierarchies; see /proc/PID/mountinfo in proc(5).

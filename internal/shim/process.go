@@ -1,10 +1,13 @@
 package shim
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -149,7 +152,7 @@ func ended(pid, pidfd int, status *int) bool {
 		case err == unix.EINTR:
 			continue
 		case err == unix.ECHILD:
-			return foreignEnded(pidfd, status)
+			return foreignEnded(pid, pidfd, status)
 		case err != nil:
 			return true
 		case n == 0:
@@ -167,20 +170,37 @@ func exitStatus(ws unix.WaitStatus) int {
 	return ws.ExitStatus()
 }
 
-func foreignEnded(pidfd int, status *int) bool {
+// foreignEnded learns the status of another's child: of a zombie from its stat, of one that its parent has reaped from
+// the pidfd, if the kernel keeps it (PIDFD_INFO_EXIT, Linux 6.15).
+func foreignEnded(pid, pidfd int, status *int) bool {
 	poll := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
 	if n, err := unix.Poll(poll, 0); err == nil && n == 0 {
 		return false
 	}
-	for wait := time.Millisecond; wait < 200*time.Millisecond; wait *= 2 { // until its parent has reaped it
-		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
-		if err := unix.IoctlPidfdInfo(pidfd, &info); err == nil && info.Mask&unix.PIDFD_INFO_EXIT != 0 {
-			*status = exitStatus(unix.WaitStatus(info.Exit_code))
-			return true
-		}
-		time.Sleep(wait)
+	if ws, ok := zombieStatus(pid); ok && unix.PidfdSendSignal(pidfd, 0, nil, 0) == nil { // still the same one
+		*status = exitStatus(ws)
+		return true
+	}
+	info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+	if err := unix.IoctlPidfdInfo(pidfd, &info); err == nil && info.Mask&unix.PIDFD_INFO_EXIT != 0 {
+		*status = exitStatus(unix.WaitStatus(info.Exit_code))
 	}
 	return true
+}
+
+// zombieStatus is the last field of /proc/PID/stat, exit_code; see proc_pid_stat(5).
+func zombieStatus(pid int) (unix.WaitStatus, bool) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, false
+	}
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	const state, exitCode = 0, 49 // counted from the state, which is the third field
+	if len(fields) <= exitCode || fields[state] != "Z" {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(fields[exitCode], 10, 32)
+	return unix.WaitStatus(n), err == nil
 }
 
 // settle records the end: after it Wait returns.

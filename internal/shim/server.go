@@ -109,7 +109,7 @@ func Serve(ctx context.Context, config Config, ready func() error) (err error) {
 	case err := <-failed:
 		return fmt.Errorf("serve the Task API: %w", err)
 	}
-	// The answer to Shutdown gets time to leave.
+	// Answers under way get time to leave.
 	grace, end := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer end()
 	if err := rpc.Shutdown(grace); err != nil && !errors.Is(err, context.DeadlineExceeded) {

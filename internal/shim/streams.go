@@ -275,8 +275,12 @@ func (s *streams) finish(report func(error)) {
 	}
 	end := func() {
 		s.mu.Lock()
+		console := s.console
 		s.stdin, s.console = nil, nil
 		s.mu.Unlock()
+		if console != nil {
+			_ = console.Close()
+		}
 		if err := s.endSinks(); err != nil {
 			report(err)
 		}
@@ -327,7 +331,9 @@ var buffers = sync.Pool{New: func() any {
 
 func (o *output) run() {
 	defer close(o.done)
-	defer o.file.Close()
+	if !o.streams.terminal { // the close of a terminal is SIGHUP, even to a process that has only closed its side of it
+		defer o.file.Close()
+	}
 	for {
 		buf, n, err := o.read()
 		if n > 0 {

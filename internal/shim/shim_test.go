@@ -1,0 +1,641 @@
+package shim_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	task "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"gantry/cgroup"
+	"gantry/internal/logs"
+	"gantry/internal/shim/client"
+)
+
+var binary string // the supervisor
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "gantry-shim-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	binary = filepath.Join(dir, "containerd-shim-gantry-v1")
+	args := []string{"build", "-o", binary}
+	if raceEnabled {
+		args = append(args, "-race")
+	}
+	if out, err := exec.Command("go", append(args, "gantry/cmd/containerd-shim-gantry-v1")...).CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build the supervisor: %v\n%s", err, out)
+		return 1
+	}
+	code := m.Run()
+	if g, err := cgroup.Open(parent()); err == nil {
+		if err := g.Delete(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	return code
+}
+
+func parent() string { return fmt.Sprintf("/gantry-shim-test-%d", os.Getpid()) }
+
+// host is a supervisor and the bundles of its containers, whose root is the host's, read-only.
+type host struct {
+	t       testing.TB
+	dir     string
+	options client.Options
+	*client.Shim
+}
+
+func newHost(t testing.TB) *host {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "shim") // short: the path of a socket has 108 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	h := &host{t: t, dir: dir, options: client.Options{Binary: binary, Namespace: "test", Dir: dir + "/shim", Runtime: dir + "/runtime"}}
+	h.connect(true)
+	t.Cleanup(h.end)
+	return h
+}
+
+func (h *host) connect(wantStarted bool) {
+	h.t.Helper()
+	shim, started, err := client.Connect(h.t.Context(), h.options)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if started != wantStarted {
+		h.t.Errorf("the supervisor was started: %v", started)
+	}
+	h.Shim = shim
+}
+
+// end deletes every container, ends the supervisor and looks at what it complained about.
+func (h *host) end() {
+	ctx := context.Background()
+	entries, _ := os.ReadDir(h.options.Runtime)
+	for _, e := range entries {
+		_, _ = h.Task.Kill(ctx, &task.KillRequest{ID: e.Name(), Signal: 9, All: true})
+		_, _ = h.Task.Wait(ctx, &task.WaitRequest{ID: e.Name()})
+		if _, err := h.Task.Delete(ctx, &task.DeleteRequest{ID: e.Name()}); err != nil {
+			h.t.Errorf("delete %s: %v", e.Name(), err)
+		}
+	}
+	if _, err := h.Task.Shutdown(ctx, &task.ShutdownRequest{}); err != nil {
+		h.t.Errorf("shutdown: %v", err)
+	}
+	select {
+	case <-h.Closed():
+	case <-time.After(10 * time.Second):
+		h.t.Error("the supervisor does not end")
+	}
+	if text, err := os.ReadFile(filepath.Join(h.options.Dir, client.LogFile)); err != nil || len(text) > 0 {
+		h.t.Errorf("the supervisor's log: %v\n%s", err, text)
+	}
+	if left, _ := filepath.Glob(h.options.Dir + "/io/*"); len(left) > 0 {
+		h.t.Errorf("files are left: %q", left)
+	}
+}
+
+func (h *host) log(id string) logs.Options {
+	return logs.Options{Path: filepath.Join(h.dir, id+".log"), MaxFiles: 1}
+}
+
+// logged is what a container wrote to a stream.
+func (h *host) logged(id string, s logs.Stream) string {
+	h.t.Helper()
+	var text bytes.Buffer
+	err := logs.Read(context.Background(), h.log(id).Path, logs.Query{Tail: -1}, func(e logs.Entry) error {
+		if e.Stream == s {
+			text.Write(e.Line)
+		}
+		return nil
+	})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return text.String()
+}
+
+type option func(*task.CreateTaskRequest, *specs.Spec)
+
+func tty(r *task.CreateTaskRequest, s *specs.Spec) {
+	r.Terminal, r.Stderr, s.Process.Terminal = true, "", true
+}
+
+func stdin(address string) option {
+	return func(r *task.CreateTaskRequest, _ *specs.Spec) { r.Stdin = address }
+}
+
+func hostPIDs(_ *task.CreateTaskRequest, s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] }
+
+func (h *host) create(id, script string, options ...option) {
+	h.t.Helper()
+	bundle := filepath.Join(h.dir, "bundle-"+id)
+	spec := &specs.Spec{
+		Version: specs.Version, Root: &specs.Root{Path: "/", Readonly: true},
+		Process: &specs.Process{Args: []string{"/bin/sh", "-c", script}, Env: []string{"PATH=/usr/bin:/bin"}, Cwd: "/"},
+		Mounts: []specs.Mount{
+			{Destination: "/proc", Type: "proc", Source: "proc"},
+			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs"},
+			{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"newinstance", "ptmxmode=0666"}},
+		},
+		Linux: &specs.Linux{
+			CgroupsPath: parent() + "/" + filepath.Base(h.dir) + "-" + id,
+			Namespaces:  []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace}},
+		},
+	}
+	out := h.log(id).URI()
+	r := &task.CreateTaskRequest{ID: id, Bundle: bundle, Stdout: out, Stderr: out, Rootfs: []*types.Mount{{Type: "bind", Source: "/", Options: []string{"rbind", "ro"}}}}
+	for _, o := range options {
+		o(r, spec)
+	}
+	text, err := json.Marshal(spec)
+	if err == nil {
+		err = os.Mkdir(bundle, 0o700)
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(bundle, "config.json"), text, 0o600)
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if _, err := h.Task.Create(h.t.Context(), r); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h *host) start(id string) {
+	h.t.Helper()
+	if _, err := h.Task.Start(h.t.Context(), &task.StartRequest{ID: id}); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h *host) run(id, script string, options ...option) {
+	h.t.Helper()
+	h.create(id, script, options...)
+	h.start(id)
+}
+
+func (h *host) wait(id, execID string) int {
+	h.t.Helper()
+	r, err := h.Task.Wait(h.t.Context(), &task.WaitRequest{ID: id, ExecID: execID})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if at := r.ExitedAt.AsTime(); at.After(time.Now()) || at.Before(time.Now().Add(-time.Minute)) {
+		h.t.Errorf("it exited at %v", at)
+	}
+	return int(r.ExitStatus)
+}
+
+func (h *host) delete(id, execID string) {
+	h.t.Helper()
+	if _, err := h.Task.Delete(h.t.Context(), &task.DeleteRequest{ID: id, ExecID: execID}); err != nil {
+		h.t.Error(err)
+	}
+}
+
+func (h *host) attach(r client.AttachRequest) io.ReadWriteCloser {
+	h.t.Helper()
+	c, err := h.Attach(h.t.Context(), r)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return c
+}
+
+func (h *host) exec(id, execID, script string, terminal bool) error {
+	value, err := json.Marshal(&specs.Process{Args: strings.Fields(script), Env: []string{"PATH=/usr/bin:/bin"}, Cwd: "/"})
+	if err != nil {
+		return err
+	}
+	_, err = h.Task.Exec(h.t.Context(), &task.ExecProcessRequest{
+		ID: id, ExecID: execID, Terminal: terminal, Stdin: "attach:?once", Stdout: "attach:", Stderr: "attach:", Spec: &anypb.Any{Value: value},
+	})
+	return errgrpc.ToNative(err)
+}
+
+func TestRun(t *testing.T) {
+	h := newHost(t)
+	h.create("c", "echo out; echo err >&2; printf tail; exit 7")
+	pid, err := h.Task.Connect(t.Context(), &task.ConnectRequest{ID: "c"})
+	if err != nil || pid.TaskPid == 0 {
+		t.Fatalf("%v, %v", pid, err)
+	}
+	h.start("c")
+	if status := h.wait("c", ""); status != 7 {
+		t.Errorf("status %d", status)
+	}
+	if out, err := h.logged("c", logs.Stdout), h.logged("c", logs.Stderr); out != "out\ntail" || err != "err\n" {
+		t.Errorf("logged %q and %q", out, err)
+	}
+	if exit, err := h.Exit(t.Context(), "c", ""); err != nil || exit.Status != 7 || exit.OOMKilled {
+		t.Errorf("exit %+v, %v", exit, err)
+	}
+	state, err := h.Task.State(t.Context(), &task.StateRequest{ID: "c"})
+	if err != nil || state.Status != tasktypes.Status_STOPPED || state.ExitStatus != 7 {
+		t.Errorf("state %v, %v", state, err)
+	}
+	if _, err := h.Task.Kill(t.Context(), &task.KillRequest{ID: "c", Signal: 15}); !errdefs.IsNotFound(errgrpc.ToNative(err)) {
+		t.Errorf("kill of what has ended: %v", err)
+	}
+	h.delete("c", "")
+	if _, err := h.Task.Wait(t.Context(), &task.WaitRequest{ID: "c"}); !errdefs.IsNotFound(errgrpc.ToNative(err)) {
+		t.Errorf("wait after delete: %v", err)
+	}
+	if _, err := h.Exit(t.Context(), "c", ""); !errdefs.IsNotFound(err) {
+		t.Errorf("exit after delete: %v", err)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	h := newHost(t)
+	h.create("c", "sleep 100")
+	for name, call := range map[string]struct {
+		err  func() error
+		is   func(error) bool
+		text string
+	}{
+		"same id": {func() error {
+			_, err := h.Task.Create(t.Context(), &task.CreateTaskRequest{ID: "c", Bundle: h.dir + "/bundle-c"})
+			return err
+		}, errdefs.IsAlreadyExists, "c"},
+		"bad id": {func() error {
+			_, err := h.Task.Create(t.Context(), &task.CreateTaskRequest{ID: "../x"})
+			return err
+		}, errdefs.IsInvalidArgument, "../x"},
+		"no bundle": {func() error {
+			_, err := h.Task.Create(t.Context(), &task.CreateTaskRequest{ID: "d", Bundle: "/no/such"})
+			return err
+		}, func(err error) bool { return err != nil }, "/no/such"},
+		"bad output": {func() error {
+			_, err := h.Task.Create(t.Context(), &task.CreateTaskRequest{ID: "d", Bundle: h.dir + "/bundle-c", Stdout: "binary:///x"})
+			return err
+		}, errdefs.IsNotImplemented, "binary"},
+		"unknown": {func() error { _, err := h.Task.Start(t.Context(), &task.StartRequest{ID: "nobody"}); return err }, errdefs.IsNotFound, "nobody"},
+		"unknown exec": {func() error {
+			_, err := h.Task.Start(t.Context(), &task.StartRequest{ID: "c", ExecID: "e"})
+			return err
+		}, errdefs.IsNotFound, "e"},
+		"no terminal": {func() error {
+			_, err := h.Task.ResizePty(t.Context(), &task.ResizePtyRequest{ID: "c"})
+			return err
+		}, errdefs.IsFailedPrecondition, "terminal"},
+		"checkpoint": {func() error {
+			_, err := h.Task.Checkpoint(t.Context(), &task.CheckpointTaskRequest{ID: "c"})
+			return err
+		}, errdefs.IsNotImplemented, ""},
+		"attach":    {func() error { _, err := h.Attach(t.Context(), client.AttachRequest{ID: "x"}); return err }, errdefs.IsNotFound, "x"},
+		"not ended": {func() error { _, err := h.Exit(t.Context(), "c", ""); return err }, errdefs.IsFailedPrecondition, "c"},
+	} {
+		err := call.err()
+		if native := errgrpc.ToNative(err); !errdefs.IsUnknown(native) {
+			err = native
+		}
+		if err == nil || !call.is(err) || !strings.Contains(err.Error(), call.text) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	h.delete("c", "") // created, never started
+}
+
+func TestProgramIsMissing(t *testing.T) {
+	h := newHost(t)
+	h.run("c", "sleep 100")
+	if err := h.exec("c", "e", "no-such-program", false); err != nil {
+		t.Fatal(err)
+	}
+	_, err := h.Task.Start(t.Context(), &task.StartRequest{ID: "c", ExecID: "e"})
+	if err == nil || !strings.Contains(err.Error(), `exec: "no-such-program": executable file not found in $PATH`) {
+		t.Errorf("exec: %v", err)
+	}
+	h.delete("c", "e")
+}
+
+func TestStdin(t *testing.T) {
+	h := newHost(t)
+	h.create("once", "cat; echo end", stdin("attach:?once"))
+	h.create("many", "read a; echo $a; read b; echo $b; echo end", stdin("attach:"))
+	for _, id := range []string{"once", "many"} {
+		c, err := h.Attach(t.Context(), client.AttachRequest{ID: id, Stdin: true, Stdout: true, Stderr: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.start(id)
+		fmt.Fprintf(c, "first\n")
+		if err := c.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		head := make([]byte, len("HEADER..first\n"))
+		if _, err := io.ReadFull(c, head); err != nil {
+			t.Fatal(err)
+		}
+		if id == "many" { // a client has come and gone: another can go on
+			fmt.Fprintf(h.attach(client.AttachRequest{ID: id, Stdin: true}), "second\n")
+		}
+		out, err := io.ReadAll(c) // to the end: the supervisor closes
+		if err != nil {
+			t.Error(err)
+		}
+		want := map[string]string{"once": "first\nend\n", "many": "first\nsecond\nend\n"}[id]
+		if got := unframe(t, append(head, out...), logs.Stdout); got != want || h.logged(id, logs.Stdout) != want {
+			t.Errorf("%s: attached %q, logged %q", id, got, h.logged(id, logs.Stdout))
+		}
+	}
+}
+
+func unframe(t *testing.T, b []byte, s logs.Stream) string {
+	t.Helper()
+	var text []byte
+	for len(b) >= 8 {
+		n := int(b[4])<<24 | int(b[5])<<16 | int(b[6])<<8 | int(b[7])
+		if 8+n > len(b) {
+			t.Fatalf("a frame of %d bytes has %d", n, len(b)-8)
+		}
+		if logs.Stream(b[0]) == s {
+			text = append(text, b[8:8+n]...)
+		}
+		b = b[8+n:]
+	}
+	return string(text)
+}
+
+func TestTerminal(t *testing.T) {
+	h := newHost(t)
+	h.create("c", `stty size; read x; stty size; echo "got $x"; exit 3`, tty, stdin("attach:"))
+	c := h.attach(client.AttachRequest{ID: "c", Stdin: true, Stdout: true})
+	h.start("c")
+	b := make([]byte, 100)
+	if n, err := c.Read(b); err != nil || string(b[:n]) != "0 0\r\n" {
+		t.Errorf("size %q, %v", b[:n], err)
+	}
+	if _, err := h.Task.ResizePty(t.Context(), &task.ResizePtyRequest{ID: "c", Width: 101, Height: 51}); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintf(c, "hello\n")
+	rest, err := io.ReadAll(c)
+	if err != nil || string(rest) != "hello\r\n51 101\r\ngot hello\r\n" {
+		t.Errorf("read %q, %v", rest, err)
+	}
+	if status := h.wait("c", ""); status != 3 {
+		t.Errorf("status %d", status)
+	}
+	if got := h.logged("c", logs.Stdout); !strings.HasSuffix(got, "got hello\r\n") {
+		t.Errorf("logged %q", got)
+	}
+}
+
+func TestExec(t *testing.T) {
+	h := newHost(t)
+	h.run("c", "sleep 100")
+	for _, terminal := range []bool{false, true} {
+		id := fmt.Sprintf("e-%v", terminal)
+		if err := h.exec("c", id, "cat -", terminal); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.exec("c", id, "cat", terminal); !errdefs.IsAlreadyExists(err) {
+			t.Errorf("a second exec of the same id: %v", err)
+		}
+		c, err := h.Attach(t.Context(), client.AttachRequest{ID: "c", ExecID: id, Stdin: true, Stdout: true, Stderr: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.Task.Start(t.Context(), &task.StartRequest{ID: "c", ExecID: id}); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(c, "hi\n")
+		if terminal {
+			fmt.Fprintf(c, "\x04")
+		} else if err := c.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		out, err := io.ReadAll(c)
+		want := "hi\r\nhi\r\n"
+		if !terminal {
+			out, want = []byte(unframe(t, out, logs.Stdout)), "hi\n"
+		}
+		if err != nil || string(out) != want {
+			t.Errorf("read %q, %v", out, err)
+		}
+		if status := h.wait("c", id); status != 0 {
+			t.Errorf("status %d", status)
+		}
+		h.delete("c", id)
+	}
+}
+
+func TestKillPausePids(t *testing.T) {
+	h := newHost(t)
+	h.run("c", "trap 'exit 42' TERM; sleep 100 & wait")
+	if r, err := h.Task.Pids(t.Context(), &task.PidsRequest{ID: "c"}); err != nil || len(r.Processes) == 0 {
+		t.Errorf("pids %v, %v", r, err)
+	}
+	status := func() tasktypes.Status {
+		r, err := h.Task.State(t.Context(), &task.StateRequest{ID: "c"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Status
+	}
+	if _, err := h.Task.Pause(t.Context(), &task.PauseRequest{ID: "c"}); err != nil || status() != tasktypes.Status_PAUSED {
+		t.Errorf("paused: %v, %v", status(), err)
+	}
+	if _, err := h.Task.Resume(t.Context(), &task.ResumeRequest{ID: "c"}); err != nil || status() != tasktypes.Status_RUNNING {
+		t.Errorf("resumed: %v, %v", status(), err)
+	}
+	if _, err := h.Task.Delete(t.Context(), &task.DeleteRequest{ID: "c"}); !errdefs.IsFailedPrecondition(errgrpc.ToNative(err)) {
+		t.Errorf("delete of what runs: %v", err)
+	}
+	if _, err := h.Task.Kill(t.Context(), &task.KillRequest{ID: "c", Signal: uint32(unix.SIGKILL)}); err != nil {
+		t.Error(err)
+	}
+	if got := h.wait("c", ""); got != 137 {
+		t.Errorf("status %d", got)
+	}
+}
+
+// A process in the background that keeps the output open does not keep the exit from being seen.
+func TestHeldOutput(t *testing.T) {
+	h := newHost(t)
+	h.run("c", "sleep 1000 & echo done", hostPIDs)
+	if status := h.wait("c", ""); status != 0 || h.logged("c", logs.Stdout) != "done\n" {
+		t.Errorf("status %d, logged %q", status, h.logged("c", logs.Stdout))
+	}
+}
+
+func TestOOM(t *testing.T) {
+	h := newHost(t)
+	limit := int64(16 << 20)
+	h.run("c", "tail /dev/zero", func(_ *task.CreateTaskRequest, s *specs.Spec) {
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: "/dev/zero", Type: "bind", Source: "/dev/zero", Options: []string{"bind"}})
+		s.Process.Args = []string{"tail", "/dev/zero"}
+		s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}
+	})
+	status := h.wait("c", "")
+	if exit, err := h.Exit(t.Context(), "c", ""); err != nil || status != 137 || !exit.OOMKilled {
+		t.Errorf("status %d, exit %+v, %v", status, exit, err)
+	}
+}
+
+// Twenty containers write while the engine goes and comes: no line is lost, and exit codes are kept.
+func TestEngineGoes(t *testing.T) {
+	const containers, lines = 20, 2000
+	h := newHost(t)
+	pid := h.Pid
+	for i := range containers {
+		h.run(fmt.Sprintf("c%d", i), fmt.Sprintf("seq %d; sleep 0.2; seq %d; exit %d", lines/2, lines/2, i+1))
+		c := h.attach(client.AttachRequest{ID: fmt.Sprintf("c%d", i), Stdout: true})
+		if i%2 == 0 {
+			defer c.Close() // one that is never read, and one that goes
+		} else {
+			_ = c.Close()
+		}
+		if i%5 == 0 {
+			if err := h.Close(); err != nil {
+				t.Fatal(err)
+			}
+			h.connect(false)
+		}
+	}
+	if h.Pid != pid {
+		t.Errorf("another supervisor: %d, not %d", h.Pid, pid)
+	}
+	var want strings.Builder
+	for range 2 {
+		for i := range lines / 2 {
+			fmt.Fprintln(&want, i+1)
+		}
+	}
+	var all sync.WaitGroup
+	for i := range containers {
+		all.Go(func() {
+			id := fmt.Sprintf("c%d", i)
+			if status := h.wait(id, ""); status != i+1 {
+				t.Errorf("%s: status %d", id, status)
+			}
+			if got := h.logged(id, logs.Stdout); got != want.String() {
+				t.Errorf("%s: logged %d bytes of %d", id, len(got), want.Len())
+			}
+		})
+	}
+	all.Wait()
+}
+
+// The supervisor is killed: containers go on, the next one reads on where it was.
+func TestSupervisorIsKilled(t *testing.T) {
+	h := newHost(t)
+	h.run("c", "echo before; while [ ! -e "+h.dir+"/go ]; do sleep 0.05; done; echo after; exit 9")
+	for h.logged("c", logs.Stdout) != "before\n" {
+		time.Sleep(time.Millisecond)
+	}
+	if err := unix.Kill(h.Pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-h.Closed()
+	h.connect(true)
+	state, err := h.Task.State(t.Context(), &task.StateRequest{ID: "c"})
+	if err != nil || state.Status != tasktypes.Status_RUNNING {
+		t.Fatalf("state %v, %v", state, err)
+	}
+	if err := os.WriteFile(h.dir+"/go", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if status := h.wait("c", ""); status != 9 {
+		t.Errorf("status %d", status)
+	}
+	if got := h.logged("c", logs.Stdout); got != "before\nafter\n" {
+		t.Errorf("logged %q", got)
+	}
+}
+
+// Two engines that connect at once get the same supervisor, and it ends when both have gone.
+func TestConnectRace(t *testing.T) {
+	dir := t.TempDir()
+	o := client.Options{Binary: binary, Dir: dir, Runtime: dir + "/runtime", Namespace: "test"}
+	shims := make([]*client.Shim, 8)
+	var all sync.WaitGroup
+	for i := range shims {
+		all.Go(func() {
+			var err error
+			if shims[i], _, err = client.Connect(t.Context(), o); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	for _, s := range shims[1:] {
+		if s.Pid != shims[0].Pid {
+			t.Errorf("supervisors %d and %d", s.Pid, shims[0].Pid)
+		}
+	}
+	pidfd, err := unix.PidfdOpen(shims[0].Pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pidfd)
+	for _, s := range shims {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 15_000)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil || n != 1 {
+			t.Errorf("it does not end: %v", err)
+		}
+		break
+	}
+}
+
+func TestConnectFails(t *testing.T) {
+	dir := t.TempDir()
+	for name, o := range map[string]client.Options{
+		"no binary": {Binary: "/no/such", Dir: dir, Runtime: dir},
+		"ends":      {Binary: "/bin/true", Dir: dir, Runtime: dir},
+		"refuses":   {Binary: binary, Dir: dir + "/" + strings.Repeat("x", 120), Runtime: dir},
+	} {
+		if _, _, err := client.Connect(t.Context(), o); err == nil || !strings.Contains(err.Error(), "start supervisor") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func BenchmarkRun(b *testing.B) {
+	h := newHost(b)
+	n := 0
+	for b.Loop() {
+		n++
+		id := fmt.Sprintf("b%d", n)
+		h.run(id, "exit 0")
+		h.wait(id, "")
+		h.delete(id, "")
+	}
+}
