@@ -28,7 +28,7 @@ func main() {
 	readyFD := flag.Int("ready-fd", -1, "`DESCRIPTOR` to report the start on")
 	showVersion := flag.Bool("version", false, "print the version")
 	flag.Usage = func() {
-		fmt.Fprintf(flag.CommandLine.Output(), "usage: %s -dir DIRECTORY -runtime DIRECTORY [flags] serve\n", os.Args[0])
+		_, _ = fmt.Fprintf(flag.CommandLine.Output(), "usage: %s -dir DIRECTORY -runtime DIRECTORY [flags] serve\n", os.Args[0])
 		flag.PrintDefaults()
 	}
 	flag.Parse()

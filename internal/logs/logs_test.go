@@ -331,7 +331,7 @@ func BenchmarkWrite(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer w.Close()
+	defer func() { _ = w.Close() }()
 	chunk := bytes.Repeat([]byte(strings.Repeat("x", 99)+"\n"), 100)
 	b.SetBytes(int64(len(chunk)))
 	for b.Loop() {

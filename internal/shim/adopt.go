@@ -70,8 +70,8 @@ func (s *Server) adoptOne(id string, text []byte) error {
 	s.settle(id, c)
 	if state.Status == specs.StateStopped { // the record of its pid is of no use: others may have it by now
 		p.exit = client.Exit{Status: unknownStatus, At: time.Now().UTC(), OOMKilled: c.oomKilled()}
-		close(p.exited)
 		p.release()
+		close(p.exited)
 		return nil
 	}
 	fd, err := unix.PidfdOpen(state.Pid, 0)

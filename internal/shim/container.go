@@ -247,8 +247,8 @@ func (c *container) startExec(ctx context.Context, p *process) error {
 			p.exit.Status = 126
 		}
 		p.mu.Unlock()
-		close(p.exited)
 		p.release()
+		close(p.exited)
 		return err
 	}
 	c.server.events.publish(&events.TaskExecStarted{ContainerID: c.id, ExecID: p.execID, Pid: p.number()})

@@ -66,7 +66,7 @@ func cgroupMounts() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	var dirs []string
 	in := bufio.NewScanner(f)
 	for in.Scan() {

@@ -214,9 +214,9 @@ func (p *process) settle(status int, oom bool) {
 			warn("write the end of an output", err)
 		}
 	}
+	p.release() // before the end is known: a container of the same name may come then
 	close(p.exited)
 	_ = p.pidfd.Close()
-	p.release()
 }
 
 // release closes what a process that has ended, or never started, holds.

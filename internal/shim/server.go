@@ -103,11 +103,20 @@ func Serve(ctx context.Context, config Config, ready func() error) (err error) {
 	if err := ready(); err != nil {
 		return fmt.Errorf("report readiness: %w", err)
 	}
-	select {
-	case <-ctx.Done():
-	case <-s.stopped:
-	case err := <-failed:
-		return fmt.Errorf("serve the Task API: %w", err)
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, unix.SIGTERM)
+	defer signal.Stop(term)
+	for running := true; running; {
+		select {
+		case <-ctx.Done():
+			running = false
+		case <-s.stopped:
+			running = false
+		case <-term: // with containers it stays, as init would
+			running = s.count() > 0
+		case err := <-failed:
+			return fmt.Errorf("serve the Task API: %w", err)
+		}
 	}
 	// Answers under way get time to leave.
 	grace, end := context.WithTimeout(context.Background(), 100*time.Millisecond)

@@ -38,7 +38,7 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	binary = filepath.Join(dir, "containerd-shim-gantry-v1")
 	args := []string{"build", "-o", binary}
 	if raceEnabled {
@@ -347,7 +347,7 @@ func TestStdin(t *testing.T) {
 			t.Fatal(err)
 		}
 		h.start(id)
-		fmt.Fprintf(c, "first\n")
+		send(t, c, "first\n")
 		if err := c.CloseWrite(); err != nil {
 			t.Fatal(err)
 		}
@@ -356,7 +356,7 @@ func TestStdin(t *testing.T) {
 			t.Fatal(err)
 		}
 		if id == "many" { // a client has come and gone: another can go on
-			fmt.Fprintf(h.attach(client.AttachRequest{ID: id, Stdin: true}), "second\n")
+			send(t, h.attach(client.AttachRequest{ID: id, Stdin: true}), "second\n")
 		}
 		out, err := io.ReadAll(c) // to the end: the supervisor closes
 		if err != nil {
@@ -366,6 +366,13 @@ func TestStdin(t *testing.T) {
 		if got := unframe(t, append(head, out...), logs.Stdout); got != want || h.logged(id, logs.Stdout) != want {
 			t.Errorf("%s: attached %q, logged %q", id, got, h.logged(id, logs.Stdout))
 		}
+	}
+}
+
+func send(t *testing.T, w io.Writer, text string) {
+	t.Helper()
+	if _, err := io.WriteString(w, text); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -397,7 +404,7 @@ func TestTerminal(t *testing.T) {
 	if _, err := h.Task.ResizePty(t.Context(), &task.ResizePtyRequest{ID: "c", Width: 101, Height: 51}); err != nil {
 		t.Fatal(err)
 	}
-	fmt.Fprintf(c, "hello\n")
+	send(t, c, "hello\n")
 	rest, err := io.ReadAll(c)
 	if err != nil || string(rest) != "hello\r\n51 101\r\ngot hello\r\n" {
 		t.Errorf("read %q, %v", rest, err)
@@ -428,9 +435,9 @@ func TestExec(t *testing.T) {
 		if _, err := h.Task.Start(t.Context(), &task.StartRequest{ID: "c", ExecID: id}); err != nil {
 			t.Fatal(err)
 		}
-		fmt.Fprintf(c, "hi\n")
+		send(t, c, "hi\n")
 		if terminal {
-			fmt.Fprintf(c, "\x04")
+			send(t, c, "\x04")
 		} else if err := c.CloseWrite(); err != nil {
 			t.Fatal(err)
 		}
@@ -511,7 +518,7 @@ func TestEngineGoes(t *testing.T) {
 		h.run(fmt.Sprintf("c%d", i), fmt.Sprintf("seq %d; sleep 0.2; seq %d; exit %d", lines/2, lines/2, i+1))
 		c := h.attach(client.AttachRequest{ID: fmt.Sprintf("c%d", i), Stdout: true})
 		if i%2 == 0 {
-			defer c.Close() // one that is never read, and one that goes
+			defer func() { _ = c.Close() }() // one that is never read, and one that goes
 		} else {
 			_ = c.Close()
 		}
@@ -597,7 +604,7 @@ func TestConnectRace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(pidfd)
+	defer func() { _ = unix.Close(pidfd) }()
 	for _, s := range shims {
 		if err := s.Close(); err != nil {
 			t.Error(err)

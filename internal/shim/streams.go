@@ -141,7 +141,7 @@ func (s *streams) feed(path string) error {
 		return fmt.Errorf("open the input: %w", err)
 	}
 	go func() {
-		defer f.Close()
+		defer func() { _ = f.Close() }()
 		buf := make([]byte, 4<<10)
 		n, err := f.Read(buf)
 		_ = w.Close() // from here the writer's close is the end
@@ -332,7 +332,7 @@ var buffers = sync.Pool{New: func() any {
 func (o *output) run() {
 	defer close(o.done)
 	if !o.streams.terminal { // the close of a terminal is SIGHUP, even to a process that has only closed its side of it
-		defer o.file.Close()
+		defer func() { _ = o.file.Close() }()
 	}
 	for {
 		buf, n, err := o.read()

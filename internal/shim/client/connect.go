@@ -26,7 +26,7 @@ func Connect(ctx context.Context, o Options) (shim *Shim, started bool, err erro
 	if err != nil {
 		return nil, false, err
 	}
-	defer lock.Close()
+	defer func() { _ = lock.Close() }()
 	if shim, err := dial(ctx, o.Dir); err == nil {
 		return shim, false, nil
 	} else if ctx.Err() != nil {
@@ -69,12 +69,12 @@ func start(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	defer log.Close()
+	defer func() { _ = log.Close() }()
 	ready, theirs, err := os.Pipe()
 	if err != nil {
 		return err
 	}
-	defer ready.Close()
+	defer func() { _ = ready.Close() }()
 	args := []string{"-dir", o.Dir, "-namespace", o.Namespace, "-runtime", o.Runtime, "-ready-fd", "3"}
 	if o.Events != "" {
 		args = append(args, "-events", o.Events)
