@@ -48,10 +48,12 @@ func create(h *host, path string, res *specs.LinuxResources) (_ *Group, err erro
 		return nil, fmt.Errorf("create cgroup %q: want an absolute path below the root", path)
 	}
 	g := &Group{path: filepath.Clean(path), host: h}
-	made := false // something of the group is ours to take back
+	var made []string // directories that are ours to take back
 	defer func() {
-		if err != nil && made {
-			err = errors.Join(err, g.Delete())
+		if err != nil {
+			for _, dir := range made {
+				err = errors.Join(err, removeTree(dir))
+			}
 		}
 	}()
 	for _, t := range h.trees() {
@@ -59,18 +61,16 @@ func create(h *host, path string, res *specs.LinuxResources) (_ *Group, err erro
 		if err != nil {
 			return nil, fmt.Errorf("create cgroup %s: %w", g.path, err)
 		}
-		made = made || !existed
-		if !existed {
-			continue
+		dir := filepath.Join(t.mount, g.path)
+		if existed {
+			if busy, err := occupied(dir); err != nil {
+				return nil, fmt.Errorf("create cgroup %s: %w", g.path, err)
+			} else if busy {
+				return nil, fmt.Errorf("create cgroup %s: %s has processes already: %w", g.path, dir, os.ErrExist)
+			}
 		}
-		if busy, err := occupied(filepath.Join(t.mount, g.path)); err != nil {
-			return nil, fmt.Errorf("create cgroup %s: %w", g.path, err)
-		} else if busy {
-			made = false
-			return nil, fmt.Errorf("create cgroup %s: %s has processes already: %w", g.path, filepath.Join(t.mount, g.path), os.ErrExist)
-		}
+		made = append(made, dir)
 	}
-	made = true
 	if res != nil {
 		if err := g.Set(res); err != nil {
 			return nil, err
@@ -87,11 +87,21 @@ func (t *hierarchy) make(path string) (existed bool, err error) {
 		if err = t.makeParents(path); err == nil {
 			err = os.Mkdir(dir, 0o755)
 		}
+	} else if err == nil && t.v2 && !t.delegated(dir) { // parents that somebody else made
+		if err = t.makeParents(path); err != nil {
+			return false, errors.Join(err, os.Remove(dir))
+		}
 	}
 	if errors.Is(err, os.ErrExist) {
 		return true, nil
 	}
 	return false, err
+}
+
+// delegated tells that a v2 group has every controller of the root.
+func (t *hierarchy) delegated(dir string) bool {
+	text, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	return err == nil && len(strings.Fields(string(text))) >= len(t.controllers)
 }
 
 // makeParents makes what is above the group, so that a child can use every controller: v2 delegates them level by
@@ -167,8 +177,12 @@ func inheritCPUs(dir string) error {
 	return write(filepath.Join(dir, "cgroup.clone_children"), "1")
 }
 
-// Open returns a handle for an existing group; os.ErrNotExist if no hierarchy has it.
+// Open returns a handle for an existing group; os.ErrNotExist if no hierarchy has it. The root is refused: who kills
+// or deletes it ends the machine.
 func Open(path string) (*Group, error) {
+	if !filepath.IsAbs(path) || filepath.Clean(path) == "/" {
+		return nil, fmt.Errorf("open cgroup %q: want an absolute path below the root", path)
+	}
 	h, err := machine()
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package cgroup
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -137,6 +138,94 @@ func TestFailedCreateLeavesNothing(t *testing.T) {
 		if _, err := Create(bad, nil); err == nil {
 			t.Errorf("path %q: no error", bad)
 		}
+	}
+}
+
+// A busy group in one hierarchy: what create made in the others is taken back, the busy one stays.
+func TestBusyGroupLeavesNothingNew(t *testing.T) {
+	g := testGroup(t, nil)
+	cmd := sleeper(t, g)
+	trees := g.host.trees()
+	last := trees[len(trees)-1]
+	for _, tree := range trees[:len(trees)-1] {
+		if err := write(filepath.Join(tree.mount, "cgroup.procs"), fmt.Sprint(cmd.Process.Pid)); err != nil {
+			t.Fatal(err)
+		}
+		if err := removeTree(filepath.Join(tree.mount, g.path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := create(g.host, g.path, nil); !errors.Is(err, os.ErrExist) {
+		t.Errorf("a busy group: %v", err)
+	}
+	for _, tree := range trees[:len(trees)-1] {
+		if _, err := os.Stat(filepath.Join(tree.mount, g.path)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: left behind: %v", tree.mount, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(last.mount, g.path)); err != nil {
+		t.Errorf("the busy group is gone: %v", err)
+	}
+	_ = cmd.Process.Kill() // so that the group can be deleted; waited for by sleeper
+	_, _ = cmd.Process.Wait()
+}
+
+func TestOpenRefusesTheRoot(t *testing.T) {
+	for _, path := range []string{"", "/", "relative", "/x/.."} {
+		if _, err := Open(path); err == nil || errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%q: %v", path, err)
+		}
+	}
+}
+
+func TestMemoryWithoutLimitAgain(t *testing.T) {
+	g := testGroup(t, &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(64 << 20)), Swap: ptr(int64(64 << 20))}})
+	if err := g.Set(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(-1))}}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := g.Stats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Memory.Limit != math.MaxUint64 {
+		t.Errorf("limit %d", s.Memory.Limit)
+	}
+}
+
+func TestCheckBeforeUpdate(t *testing.T) {
+	for _, v2 := range []bool{false, true} {
+		tree := hierarchy{mount: t.TempDir(), controllers: []string{"memory"}, v2: v2}
+		h, usage, limit := &host{v1: []hierarchy{tree}}, "memory.usage_in_bytes", "memory.limit_in_bytes"
+		if v2 {
+			h, usage, limit = &host{unified: &tree}, "memory.current", "memory.max"
+		}
+		for file, value := range map[string]string{usage: "1000000\n", limit: ""} {
+			if err := os.WriteFile(filepath.Join(tree.mount, file), []byte(value), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		g := &Group{path: "/", host: h}
+		for want, fails := range map[int64]bool{999_999: true, 1_000_000: false} {
+			err := g.Set(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &want, CheckBeforeUpdate: ptr(true)}})
+			if errors.Is(err, unix.EBUSY) != fails || (err != nil) != fails {
+				t.Errorf("v2 %v, limit %d: %v", v2, want, err)
+			}
+		}
+	}
+}
+
+// Parents that exist already may not have given their controllers on.
+func TestV2DelegatesFromExistingParents(t *testing.T) {
+	tree := hierarchy{mount: t.TempDir(), controllers: []string{"memory", "pids"}, v2: true}
+	control := filepath.Join(tree.mount, "cgroup.subtree_control")
+	if err := os.WriteFile(control, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if existed, err := tree.make("/a"); existed || err != nil {
+		t.Fatal(existed, err)
+	}
+	if text, err := os.ReadFile(control); err != nil || string(text) != "+memory +pids" {
+		t.Errorf("%q, %v", text, err)
 	}
 }
 

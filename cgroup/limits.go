@@ -32,6 +32,9 @@ func (g *Group) Set(res *specs.LinuxResources) error {
 	if err != nil {
 		return fmt.Errorf("limit cgroup %s: %w", g.path, err)
 	}
+	if err := g.checkUsage(res.Memory); err != nil {
+		return err
+	}
 	for _, s := range g.order(list) {
 		if err := g.apply(s); err != nil {
 			return err
@@ -41,6 +44,25 @@ func (g *Group) Set(res *specs.LinuxResources) error {
 		if err := g.setDevices(res.Devices); err != nil {
 			return fmt.Errorf("limit cgroup %s: devices: %w", g.path, err)
 		}
+	}
+	return nil
+}
+
+// checkUsage refuses a limit that is below what is in use, if asked to: v2 would kill for it.
+func (g *Group) checkUsage(m *specs.LinuxMemory) error {
+	if m == nil || m.CheckBeforeUpdate == nil || !*m.CheckBeforeUpdate || m.Limit == nil || *m.Limit <= 0 {
+		return nil
+	}
+	file := "memory.usage_in_bytes"
+	if g.host.mode() == V2 {
+		file = "memory.current"
+	}
+	usage, err := readNumber(filepath.Join(g.host.dir("memory", g.path), file))
+	if err != nil {
+		return fmt.Errorf("limit cgroup %s: memory.checkBeforeUpdate: %w", g.path, err)
+	}
+	if usage > uint64(*m.Limit) {
+		return fmt.Errorf("limit cgroup %s: memory.limit %d: %d bytes are in use: %w", g.path, *m.Limit, usage, unix.EBUSY)
 	}
 	return nil
 }
@@ -118,7 +140,11 @@ func settingsV1(res *specs.LinuxResources) ([]setting, error) {
 	var l []setting
 	if m := res.Memory; m != nil {
 		l = positive(l, "memory", "memory.limit_in_bytes", "memory.limit", m.Limit)
-		l = positive(l, "memory", "memory.memsw.limit_in_bytes", "memory.swap", m.Swap)
+		swap := m.Swap
+		if m.Limit != nil && *m.Limit == -1 && (swap == nil || *swap == 0) {
+			swap = m.Limit // no limit of memory within a limit of both: the kernel refuses it
+		}
+		l = positive(l, "memory", "memory.memsw.limit_in_bytes", "memory.swap", swap)
 		l = positive(l, "memory", "memory.soft_limit_in_bytes", "memory.reservation", m.Reservation)
 		l = positive(l, "memory", "memory.kmem.tcp.limit_in_bytes", "memory.kernelTCP", m.KernelTCP)
 		l = number(l, "memory", "memory.swappiness", "memory.swappiness", m.Swappiness)
@@ -126,7 +152,7 @@ func settingsV1(res *specs.LinuxResources) ([]setting, error) {
 			l = text(l, "memory", "memory.oom_control", "memory.disableOOMKiller", "1")
 		}
 		for i := range l { // kernels without swap accounting have no memsw files
-			l[i].optional = l[i].file == "memory.memsw.limit_in_bytes" && (m.Limit == nil || *m.Swap >= *m.Limit)
+			l[i].optional = l[i].file == "memory.memsw.limit_in_bytes" && (m.Limit == nil || *swap < 0 || *swap >= *m.Limit)
 		}
 	}
 	if c := res.CPU; c != nil {
