@@ -17,6 +17,7 @@ import (
 // execFlags are those of exec.
 type execFlags struct {
 	console, pidFile, cwd, user, process string
+	apparmor, label                      string
 	env, caps, groups                    values
 	tty, detach, noNewPrivs              bool
 	preserve                             int
@@ -35,8 +36,18 @@ func execute(a *app, flags *flag.FlagSet) func(context.Context, []string) error 
 	alias(flags.BoolVar, &x.tty, false, "make a terminal", "tty", "t")
 	alias(flags.BoolVar, &x.detach, false, "return when the program has been executed", "detach", "d")
 	flags.BoolVar(&x.noNewPrivs, "no-new-privs", false, "give up new privileges")
+	flags.Bool("ignore-paused", false, "accepted; a paused container takes no process")
+	flags.StringVar(&x.apparmor, "apparmor", "", "`PROFILE` of AppArmor")
+	flags.StringVar(&x.label, "process-label", "", "`LABEL` of SELinux")
 	flags.IntVar(&x.preserve, "preserve-fds", 0, "`N` descriptors from 3 on that the process gets")
-	return func(ctx context.Context, args []string) error { return a.exec(ctx, x, args) }
+	return func(ctx context.Context, args []string) error {
+		err := a.exec(ctx, x, args)
+		var code exitCode
+		if err == nil || errors.As(err, &code) {
+			return err
+		}
+		return &failedExec{err}
+	}
 }
 
 func (a *app) exec(ctx context.Context, x execFlags, args []string) error {
@@ -78,6 +89,11 @@ func (a *app) exec(ctx context.Context, x execFlags, args []string) error {
 	return code.asError()
 }
 
+// failedExec is an error of exec itself. It ends with 255 as runc's does, so that it is not taken for the process's.
+type failedExec struct{ error }
+
+func (e *failedExec) Unwrap() error { return e.error }
+
 // build is the process that flags and arguments ask for, on top of the container's own.
 func (x *execFlags) build(own *specs.Process, command []string) (*specs.Process, error) {
 	if x.process != "" {
@@ -98,6 +114,12 @@ func (x *execFlags) build(own *specs.Process, command []string) (*specs.Process,
 	p.Args, p.Terminal, p.Env = command, x.tty, append(p.Env[:len(p.Env):len(p.Env)], x.env...)
 	if x.cwd != "" {
 		p.Cwd = x.cwd
+	}
+	if x.apparmor != "" {
+		p.ApparmorProfile = x.apparmor
+	}
+	if x.label != "" {
+		p.SelinuxLabel = x.label
 	}
 	p.NoNewPrivileges = p.NoNewPrivileges || x.noNewPrivs
 	if err := x.identity(&p); err != nil {

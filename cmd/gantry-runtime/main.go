@@ -69,6 +69,10 @@ func main() {
 		os.Exit(int(code))
 	default:
 		a.report(err)
+		var failed *failedExec
+		if errors.As(err, &failed) {
+			os.Exit(255)
+		}
 		os.Exit(1)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/user"
+	"path/filepath"
 	"strconv"
 	"text/tabwriter"
 	"time"
@@ -50,12 +51,16 @@ func (a *app) describe(id string) (*stateJSON, error) {
 	if err != nil {
 		return nil, err
 	}
+	rootfs := spec.Root.Path
+	if !filepath.IsAbs(rootfs) {
+		rootfs = filepath.Join(s.Bundle, rootfs)
+	}
 	owner := ""
 	if u, err := user.LookupId(strconv.Itoa(os.Getuid())); err == nil {
 		owner = u.Username
 	}
 	return &stateJSON{
-		Version: s.Version, ID: s.ID, Pid: s.Pid, Status: string(s.Status), Bundle: s.Bundle, Rootfs: spec.Root.Path, Created: created,
+		Version: s.Version, ID: s.ID, Pid: s.Pid, Status: string(s.Status), Bundle: s.Bundle, Rootfs: rootfs, Created: created,
 		Annotations: s.Annotations, Owner: owner,
 	}, nil
 }
@@ -128,7 +133,9 @@ func kill(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
 		sig := unix.SIGTERM
 		if len(args) > 1 {
 			var err error
-			if sig, err = signal.ParseSignal(args[1]); err != nil {
+			if sig, err = signal.ParseSignal(args[1]); args[1] == "0" { // only asks whether it lives; see kill(2)
+				sig = 0
+			} else if err != nil {
 				return fmt.Errorf("kill: unknown signal %q", args[1])
 			}
 		}
@@ -136,7 +143,15 @@ func kill(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
 		if err != nil {
 			return err
 		}
-		return c.Kill(sig, all)
+		before, err := c.State()
+		if err != nil {
+			return err
+		}
+		err = c.Kill(sig, all)
+		if errors.Is(err, oci.ErrNotRunning) && before.Status != specs.StateStopped {
+			return nil // it ended by the signal, or just before
+		}
+		return err
 	}
 }
 
