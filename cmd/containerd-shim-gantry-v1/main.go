@@ -20,6 +20,7 @@ import (
 
 func main() {
 	var config shim.Config
+	var call shim.Invocation
 	flag.StringVar(&config.Dir, "dir", "", "`DIRECTORY` of the sockets")
 	flag.StringVar(&config.Namespace, "namespace", "gantry", "containerd `NAMESPACE` of the events")
 	flag.StringVar(&config.Runtime, "runtime", "", "state `DIRECTORY` of the containers")
@@ -27,8 +28,14 @@ func main() {
 	flag.DurationVar(&config.Idle, "idle", 3*time.Second, "end after this long without containers and connections")
 	readyFD := flag.Int("ready-fd", -1, "`DESCRIPTOR` to report the start on")
 	showVersion := flag.Bool("version", false, "print the version")
+	flag.StringVar(&call.Address, "address", "", "`SOCKET` of containerd")
+	flag.StringVar(&call.ID, "id", "", "`ID` of the container")
+	for _, name := range []string{"bundle", "publish-binary", "socket"} {
+		flag.String(name, "", "given by containerd; not used")
+	}
+	flag.Bool("debug", false, "given by containerd; not used")
 	flag.Usage = func() {
-		_, _ = fmt.Fprintf(flag.CommandLine.Output(), "usage: %s -dir DIRECTORY -runtime DIRECTORY [flags] serve\n", os.Args[0])
+		_, _ = fmt.Fprintf(flag.CommandLine.Output(), "usage: %s -dir DIRECTORY -runtime DIRECTORY [flags] serve\n       %[1]s -namespace NAMESPACE -address SOCKET -id ID start|delete   (by containerd)\n", os.Args[0])
 		flag.PrintDefaults()
 	}
 	flag.Parse()
@@ -36,14 +43,35 @@ func main() {
 		fmt.Println(version.Version)
 		return
 	}
-	if flag.Arg(0) != "serve" || flag.NArg() != 1 || config.Dir == "" || config.Runtime == "" {
-		flag.Usage()
-		os.Exit(2)
-	}
-	if err := serve(config, *readyFD); err != nil {
+	call.Namespace = config.Namespace
+	if err := dispatch(config, call, *readyFD); err != nil {
 		slog.Error("supervisor", "error", err)
 		os.Exit(1)
 	}
+}
+
+func dispatch(config shim.Config, call shim.Invocation, readyFD int) error {
+	ctx := context.Background()
+	command := flag.Arg(0)
+	switch {
+	case flag.NArg() == 1 && command == "serve" && config.Dir != "" && config.Runtime != "":
+		return serve(config, readyFD)
+	case flag.NArg() == 1 && command == "start":
+		address, err := call.Start(ctx)
+		if err == nil {
+			_, err = fmt.Print(address)
+		}
+		return err
+	case flag.NArg() == 1 && command == "delete":
+		response, err := call.Delete(ctx)
+		if err == nil {
+			_, err = os.Stdout.Write(response)
+		}
+		return err
+	}
+	flag.Usage()
+	os.Exit(2)
+	return nil
 }
 
 // serve tells the starter on a descriptor, if it gave one, how it went.

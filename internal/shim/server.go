@@ -85,6 +85,7 @@ func Serve(ctx context.Context, config Config, ready func() error) (err error) {
 		return fmt.Errorf("make the Task service: %w", err)
 	}
 	task.RegisterTTRPCTaskService(rpc, service{s})
+	registerV2(rpc, service{s})
 
 	background, cancel := context.WithCancel(context.Background())
 	var work sync.WaitGroup
