@@ -230,12 +230,14 @@ func (s *Server) endIdle() {
 	lock, err := client.Lock(at, s.config.Dir)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err != nil {
+	if err != nil && !errors.Is(err, os.ErrNotExist) { // a directory that was removed is one that nobody can connect by
 		s.armIdle()
 		return
 	}
 	if s.conns > 0 || len(s.containers) > 0 {
-		_ = lock.Close()
+		if lock != nil {
+			_ = lock.Close()
+		}
 		return
 	}
 	s.stop() // the lock ends with the process

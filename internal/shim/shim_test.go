@@ -360,8 +360,15 @@ func TestSupervisorIsKilled(t *testing.T) {
 	}
 }
 
-// Two engines that connect at once get the same supervisor, and it ends when both have gone.
+// Two engines that connect at once get the same supervisor, and it ends when both have gone, or its directory has.
 func TestConnectRace(t *testing.T) {
+	for _, removed := range []bool{false, true} {
+		testConnectRace(t, removed)
+	}
+}
+
+func testConnectRace(t *testing.T, removed bool) {
+	t.Helper()
 	dir := t.TempDir()
 	o := client.Options{Binary: binary, Dir: dir, Runtime: dir + "/runtime", Namespace: "test"}
 	shims := make([]*client.Shim, 8)
@@ -385,6 +392,11 @@ func TestConnectRace(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = unix.Close(pidfd) }()
+	if removed {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, s := range shims {
 		if err := s.Close(); err != nil {
 			t.Error(err)
