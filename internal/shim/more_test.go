@@ -161,3 +161,24 @@ func TestSlowClient(t *testing.T) {
 		t.Errorf("the log has %d bytes of %d", len(got), want.Len())
 	}
 }
+
+// A supervisor that ends takes nothing from its successor.
+func TestSuccession(t *testing.T) {
+	h := newHost(t)
+	for range 5 {
+		if _, err := h.Task.Shutdown(t.Context(), &task.ShutdownRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		<-h.Closed()
+		h.connect(true)
+		h.run("c", "exit 1")
+		h.wait("c", "")
+		if exit, err := h.Exit(t.Context(), "c", ""); err != nil || exit.Status != 1 {
+			t.Fatalf("exit %+v, %v", exit, err)
+		}
+		h.delete("c", "")
+		if err := os.RemoveAll(h.dir + "/bundle-c"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

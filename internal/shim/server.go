@@ -47,6 +47,8 @@ type Server struct {
 	containers map[string]*container // nil: being created
 	conns      int
 	idle       *time.Timer
+	ending     bool
+	lock       *os.File // held to the exit of the process
 	stopped    chan struct{}
 	stop       func()
 }
@@ -114,7 +116,7 @@ func Serve(ctx context.Context, config Config, ready func() error) (err error) {
 		case <-s.stopped:
 			running = false
 		case <-term: // with containers it stays, as init would
-			running = s.count() > 0
+			running = !s.end(s.empty)
 		case err := <-failed:
 			return fmt.Errorf("serve the Task API: %w", err)
 		}
@@ -171,6 +173,9 @@ func IgnoreSignals() {
 func (s *Server) reserve(id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.ending {
+		return fmt.Errorf("create container %s: the supervisor is ending: %w", id, errdefs.ErrUnavailable)
+	}
 	if _, taken := s.containers[id]; taken {
 		return fmt.Errorf("container %s: %w", id, errdefs.ErrAlreadyExists)
 	}
@@ -199,11 +204,8 @@ func (s *Server) forget(c *container) {
 	s.armIdle()
 }
 
-func (s *Server) count() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.containers)
-}
+// empty tells that there are no containers. mu is held.
+func (s *Server) empty() bool { return len(s.containers) == 0 }
 
 func (s *Server) find(id, execID string) (*container, *process, error) {
 	s.mu.Lock()
@@ -223,24 +225,35 @@ func (s *Server) armIdle() {
 	}
 }
 
-// endIdle ends a supervisor that nobody needs. Who connects holds the lock until it is counted.
+// endIdle ends a supervisor that nobody needs.
 func (s *Server) endIdle() {
-	at, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+	if !s.end(func() bool { return s.conns == 0 && len(s.containers) == 0 }) {
+		s.mu.Lock()
+		s.armIdle()
+		s.mu.Unlock()
+	}
+}
+
+// end ends the supervisor if unused says so under mu. From then to its exit it holds the lock under which its successor
+// is started, so that it removes nothing of the successor's; and who connects holds the lock until it is counted.
+func (s *Server) end(unused func() bool) bool {
+	at, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
 	lock, err := client.Lock(at, s.config.Dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) { // a directory that was removed is one that nobody can connect by
+		return false
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err != nil && !errors.Is(err, os.ErrNotExist) { // a directory that was removed is one that nobody can connect by
-		s.armIdle()
-		return
-	}
-	if s.conns > 0 || len(s.containers) > 0 {
+	if !unused() {
 		if lock != nil {
 			_ = lock.Close()
 		}
-		return
+		return false
 	}
-	s.stop() // the lock ends with the process
+	s.lock, s.ending = lock, true
+	s.stop()
+	return true
 }
 
 // countingListener counts the connections of the Task API.

@@ -300,9 +300,7 @@ const answerTime = 10 * time.Millisecond
 
 // Shutdown ends the supervisor if it has no containers.
 func (s service) Shutdown(context.Context, *task.ShutdownRequest) (*emptypb.Empty, error) {
-	if s.count() == 0 {
-		time.AfterFunc(answerTime, s.stop)
-	}
+	time.AfterFunc(answerTime, func() { s.end(s.empty) })
 	return done, nil
 }
 
