@@ -221,12 +221,13 @@ func (c *Container) Kill(sig unix.Signal, all bool) error {
 	if all {
 		return c.killAll(rec, sig)
 	}
+	stopped := rec.status() == specs.StateStopped // before the signal: after it, it may well be
 	pidfd, err := rec.pidfd()
 	if err == nil {
 		defer pidfd.Close()
 		err = unix.PidfdSendSignal(int(pidfd.Fd()), sig, nil, 0)
 	}
-	if err == unix.ESRCH || (err == nil && rec.status() == specs.StateStopped) {
+	if err == unix.ESRCH || stopped {
 		return fmt.Errorf("send %s to container %s: %w", unix.SignalName(sig), c.ID, ErrNotRunning)
 	}
 	if err != nil {

@@ -102,8 +102,15 @@ func (r *Runtime) List() ([]string, error) {
 
 // status is the container's status by the kernel's word.
 func (rec *record) status() specs.ContainerState {
-	start, state, err := processStat(rec.Pid)
-	if err != nil || start != rec.StartTime || state == 'Z' || state == 'X' {
+	pidfd, err := rec.pidfd()
+	if err != nil {
+		return specs.StateStopped
+	}
+	defer pidfd.Close()
+	// Readable when all threads have ended. The state in /proc is the first thread's, which is Z as soon as that one has
+	// ended, and while another thread calls execve.
+	ended := []unix.PollFd{{Fd: int32(pidfd.Fd()), Events: unix.POLLIN}}
+	if n, err := unix.Poll(ended, 0); err == nil && n > 0 {
 		return specs.StateStopped
 	}
 	if !rec.Started {
