@@ -27,15 +27,18 @@ type hookRunner struct {
 // hooksBeforePivot: prestart and createRuntime run in the runtime's namespaces, createContainer in the container's,
 // while the process waits in its namespaces, before the root changes.
 func (b *builder) hooksBeforePivot(h *hookRunner) error {
-	if h == nil || h.hooks == nil || len(h.hooks.Prestart)+len(h.hooks.CreateRuntime)+len(h.hooks.CreateContainer) == 0 { //nolint:staticcheck // deprecated is not gone
+	if h == nil || h.hooks == nil {
+		return nil
+	}
+	//lint:ignore SA1019 deprecated is not gone
+	before := append(h.hooks.Prestart[:len(h.hooks.Prestart):len(h.hooks.Prestart)], h.hooks.CreateRuntime...)
+	if len(before)+len(h.hooks.CreateContainer) == 0 {
 		return nil
 	}
 	b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: "run the hooks of create", Sync: func(child *spawn.Process) error {
 		h.state.Pid = child.Pid
-		for _, list := range [][]specs.Hook{h.hooks.Prestart, h.hooks.CreateRuntime} { //nolint:staticcheck // deprecated is not gone
-			if err := h.run(list, nil); err != nil {
-				return err
-			}
+		if err := h.run(before, nil); err != nil {
+			return err
 		}
 		return h.run(h.hooks.CreateContainer, child)
 	}})

@@ -30,7 +30,9 @@ func (e *Engine) loadContainers(ctx context.Context) []network.Endpoint {
 		}
 		e.containers[id], e.names[c.record.Name] = c, id
 		return nil
-	}, func(id string, err error) { e.log.Error("a container's record is unreadable", "container", id, "error", err) })
+	}, func(id string, err error) {
+		e.log.Error("a container's record is unreadable", "container", id, "error", err)
+	})
 	if err != nil {
 		e.log.Error("read containers", "error", err)
 	}

@@ -120,7 +120,9 @@ func eventFilter(filters map[string]map[string]bool) (func(events.Message) bool,
 		}
 		return anyMatch(filters["type"], func(s string) bool { return s == string(m.Type) }) &&
 			anyMatch(filters["event"], func(s string) bool { return s == string(m.Action) || strings.HasPrefix(string(m.Action), s+":") }) &&
-			anyMatch(filters["image"], func(s string) bool { return s == m.Actor.ID || s == m.Actor.Attributes["image"] || s == m.Actor.Attributes["name"] }) &&
+			anyMatch(filters["image"], func(s string) bool {
+				return s == m.Actor.ID || s == m.Actor.Attributes["image"] || s == m.Actor.Attributes["name"]
+			}) &&
 			anyMatch(filters["scope"], func(s string) bool { return s == m.Scope }) &&
 			labelsMatch(filters["label"], m.Actor.Attributes)
 	}, nil

@@ -29,7 +29,7 @@ func (e *Engine) Info(ctx context.Context) (*system.Info, error) {
 		MemoryLimit:    true, SwapLimit: true, CPUCfsPeriod: true, CPUCfsQuota: true, CPUShares: true, CPUSet: true, PidsLimit: true, OomKillDisable: true,
 		IPv4Forwarding: true, LiveRestoreEnabled: true, Images: e.heldImages(ctx),
 		Runtimes: map[string]system.RuntimeWithStatus{"gantry": {}}, DefaultRuntime: "gantry",
-		Swarm:    swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive}, SecurityOptions: []string{"name=seccomp,profile=builtin", "name=cgroupns"},
+		Swarm: swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive}, SecurityOptions: []string{"name=seccomp,profile=builtin", "name=cgroupns"},
 		Plugins:  system.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: []string{"json-file", "none"}},
 		Warnings: []string{}, FirewallBackend: &system.FirewallInfo{Driver: "nftables"},
 	}

@@ -45,7 +45,8 @@ func parseProfile(text string) (*seccomp.Seccomp, error) {
 		if s == nil {
 			return nil, fmt.Errorf("seccomp profile: syscalls[%d] is null: %w", i, errdefs.ErrInvalidArgument)
 		}
-		if s.Name != "" && len(s.Names) != 0 { //lint:ignore SA1019 profiles of old have it
+		//lint:ignore SA1019 profiles of old have it
+		if s.Name != "" && len(s.Names) != 0 {
 			return nil, fmt.Errorf("seccomp profile: syscalls[%d] has both name and names: %w", i, errdefs.ErrInvalidArgument)
 		}
 	}
@@ -71,7 +72,9 @@ func resolveProfile(p *seccomp.Seccomp, caps []string) *specs.LinuxSeccomp {
 			continue
 		}
 		rule := s.LinuxSyscall
-		if s.Name != "" { //lint:ignore SA1019 profiles of old have it
+		//lint:ignore SA1019 profiles of old have it
+		if s.Name != "" {
+			//lint:ignore SA1019 profiles of old have it
 			rule.Names = []string{s.Name}
 		}
 		out.Syscalls = append(out.Syscalls, rule)

@@ -70,7 +70,7 @@ func (c *Container) failStart(ctx context.Context, err error) {
 	c.record.Last = lastRun{Started: now, Finished: now, ExitCode: startExitCode(err), Error: err.Error(), Restarts: c.record.Last.Restarts}
 	pending := c.pending
 	c.pending = nil
-	code := c.record.Last.ExitCode
+	code, auto := c.record.Last.ExitCode, c.record.Config.HostConfig.AutoRemove
 	c.mu.Unlock()
 	for _, a := range pending {
 		a.fail(nil)
@@ -79,6 +79,11 @@ func (c *Container) failStart(ctx context.Context, err error) {
 		c.engine.log.Error("a failed start is not recorded", "container", c.ID, "error", saveErr)
 	}
 	c.notify(WaitResult{Status: code}, container.WaitConditionNextExit, container.WaitConditionNotRunning)
+	if auto { // as docker does: its client waits for the removal
+		if err := c.remove(ctx, nil, true); err != nil {
+			c.engine.log.Error("remove a container that failed to start", "container", c.ID, "error", err)
+		}
+	}
 }
 
 // startExitCode is 127 for a program that is not there, 126 for one that cannot be executed, else 128, as docker has it.

@@ -47,7 +47,9 @@ func (e *Engine) loadVolumes() {
 		}
 		e.volumes[key] = &v
 		return nil
-	}, func(key string, err error) { e.log.Error("a volume's record is unreadable", "volume", key, "error", err) })
+	}, func(key string, err error) {
+		e.log.Error("a volume's record is unreadable", "volume", key, "error", err)
+	})
 	if err != nil {
 		e.log.Error("read volumes", "error", err)
 	}

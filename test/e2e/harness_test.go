@@ -19,7 +19,7 @@ import (
 )
 
 // patience bounds every command: a hang is a failure.
-const patience = 2 * time.Minute
+const patience = time.Minute
 
 // daemon is one gantryd with directories of its own.
 type daemon struct {
@@ -135,6 +135,7 @@ func client(ctx context.Context, name string, d *daemon, args ...string) *exec.C
 		program = os.Getenv("DOCKER")
 	}
 	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.WaitDelay = 5 * time.Second
 	cmd.Env = append(os.Environ(), "DOCKER_HOST="+d.host, "GANTRY_HOST="+d.host, "DOCKER_CONFIG="+filepath.Join(d.dir, "docker-config"))
 	return cmd
 }

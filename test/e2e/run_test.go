@@ -19,7 +19,7 @@ func TestOutputAndExitCodes(t *testing.T) {
 			{"output", []string{"run", "--rm", "toolbox", "echo", "hello"}, 0, "hello\n", ""},
 			{"streams", []string{"run", "--rm", "toolbox", "sh", "-c", "echo out; echo problem >&2"}, 0, "out\n", "problem"},
 			{"exit code", []string{"run", "--rm", "toolbox", "sh", "-c", "exit 7"}, 7, "", ""},
-			{"killed", []string{"run", "--rm", "toolbox", "sh", "-c", "kill -9 $$; sleep 60"}, 137, "", ""},
+			{"killed", []string{"run", "--rm", "toolbox", "sh", "-c", "sh -c 'kill -9 $$'; exit $?"}, 137, "", ""},
 			{"no such command", []string{"run", "--rm", "toolbox", "no-such-command"}, 127, "", "executable file not found"},
 			{"no such path", []string{"run", "--rm", "toolbox", "/no/such/command"}, 127, "", "no such file or directory"},
 			{"not executable", []string{"run", "--rm", "toolbox", "/etc/passwd"}, 126, "", "permission denied"},
@@ -149,9 +149,7 @@ func terminal(t *testing.T, name string, typed string, args ...string) result {
 	}
 	cmd := client(t.Context(), name, shared)
 	cmd.Path, cmd.Args = "/usr/bin/script", []string{"script", "-qec", strings.Join(quoted, " "), "/dev/null"}
-	r, w := newTyping(typed)
-	defer w.Close()
-	cmd.Stdin = r
+	cmd.Stdin = typing(t, typed)
 	return finish(cmd)
 }
 

@@ -1,13 +1,23 @@
 package e2e
 
 import (
-	"io"
+	"os"
+	"testing"
 	"time"
 )
 
-// newTyping is a keyboard: the lines come one after the other, as from a person, and then nothing until w is closed.
-func newTyping(lines string) (io.Reader, io.Closer) {
-	r, w := io.Pipe()
+// typing is a keyboard: the lines come one after the other, as from a person, and then nothing until the test ends. It
+// is a file, so that nobody waits for its end who waits for the command's.
+func typing(t *testing.T, lines string) *os.File {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = r.Close()
+		_ = w.Close()
+	})
 	go func() {
 		for _, c := range []byte(lines) {
 			if c == '\n' {
@@ -18,5 +28,5 @@ func newTyping(lines string) (io.Reader, io.Closer) {
 			}
 		}
 	}()
-	return r, w
+	return r
 }

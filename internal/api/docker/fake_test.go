@@ -83,27 +83,36 @@ func (f *fake) StartContainer(_ context.Context, id string) error { return f.cal
 func (f *fake) StopContainer(_ context.Context, id, signal string, timeout *int) error {
 	return f.call("stop %s %s %s", id, signal, number(timeout))
 }
+
 func (f *fake) RestartContainer(_ context.Context, id, signal string, timeout *int) error {
 	return f.call("restart %s %s %s", id, signal, number(timeout))
 }
+
 func (f *fake) KillContainer(_ context.Context, id, signal string) error {
 	return f.call("kill %s %s", id, signal)
 }
-func (f *fake) PauseContainer(_ context.Context, id string) error   { return f.call("pause %s", id) }
+
+func (f *fake) PauseContainer(_ context.Context, id string) error { return f.call("pause %s", id) }
+
 func (f *fake) UnpauseContainer(_ context.Context, id string) error { return f.call("unpause %s", id) }
+
 func (f *fake) RenameContainer(_ context.Context, id, name string) error {
 	return f.call("rename %s %s", id, name)
 }
+
 func (f *fake) UpdateContainer(_ context.Context, id string, u container.UpdateConfig) (container.UpdateResponse, error) {
 	f.updated = u
 	return container.UpdateResponse{}, f.call("update %s", id)
 }
+
 func (f *fake) RemoveContainer(_ context.Context, id string, o engine.RemoveOptions) error {
 	return f.call("remove %s %+v", id, o)
 }
+
 func (f *fake) PruneContainers(_ context.Context, fl map[string]map[string]bool) (container.PruneReport, error) {
 	return container.PruneReport{SpaceReclaimed: 7}, f.call("prune containers %v", fl)
 }
+
 func (f *fake) WaitContainer(_ context.Context, id string, c container.WaitCondition) (<-chan engine.WaitResult, error) {
 	err := f.call("wait %s %s", id, c)
 	if f.waiting != nil {
@@ -111,10 +120,14 @@ func (f *fake) WaitContainer(_ context.Context, id string, c container.WaitCondi
 	}
 	return f.waited, err
 }
+
 func (f *fake) ListContainers(_ context.Context, o engine.ListOptions) ([]container.Summary, error) {
-	return []container.Summary{{ID: "c1", Names: []string{"/one"}, Image: "debian", State: "running", Status: "Up 1 second",
-		Health: &container.HealthSummary{}}}, f.call("list %+v", o)
+	return []container.Summary{{
+		ID: "c1", Names: []string{"/one"}, Image: "debian", State: "running", Status: "Up 1 second",
+		Health: &container.HealthSummary{},
+	}}, f.call("list %+v", o)
 }
+
 func (f *fake) InspectContainer(_ context.Context, id string, size bool) (*container.InspectResponse, error) {
 	return &container.InspectResponse{
 		ID: "c1", Name: "/one", Config: &container.Config{Tty: f.tty, Image: "debian"}, State: &container.State{Status: "running", Running: true},
@@ -123,15 +136,18 @@ func (f *fake) InspectContainer(_ context.Context, id string, size bool) (*conta
 		}},
 	}, f.call("inspect %s %v", id, size)
 }
+
 func (f *fake) TopContainer(_ context.Context, id, args string) (*container.TopResponse, error) {
 	return &container.TopResponse{Titles: []string{"PID"}}, f.call("top %s %s", id, args)
 }
+
 func (f *fake) StatsContainer(_ context.Context, id string, stream, oneShot bool, each func(*container.StatsResponse) error) error {
 	if err := f.call("stats %s %v %v", id, stream, oneShot); err != nil {
 		return err
 	}
 	return each(&container.StatsResponse{ID: "c1"})
 }
+
 func (f *fake) LogsContainer(_ context.Context, id string, q engine.LogQuery, each func(logs.Entry) error) error {
 	if err := f.call("logs %s %v %v tail=%d follow=%v since=%d until=%d", id, q.Stdout, q.Stderr, q.Tail, q.Follow, seconds(q.Since), seconds(q.Until)); err != nil {
 		return err
@@ -143,22 +159,28 @@ func (f *fake) LogsContainer(_ context.Context, id string, q engine.LogQuery, ea
 	}
 	return nil
 }
+
 func (f *fake) AttachContainer(_ context.Context, id string, o engine.AttachOptions) (engine.Stream, bool, error) {
 	return f.stream, f.tty, f.call("attach %s %+v", id, o)
 }
+
 func (f *fake) ResizeContainer(_ context.Context, id string, h, w uint) error {
 	return f.call("resize %s %dx%d", id, h, w)
 }
+
 func (f *fake) CreateExec(_ context.Context, id string, r container.ExecCreateRequest) (string, error) {
 	return "x1", f.call("exec %s %v", id, r.Cmd)
 }
+
 func (f *fake) StartExec(_ context.Context, id string, o engine.ExecStart) (engine.Stream, bool, error) {
 	return f.stream, f.tty, f.call("exec start %s %v %v", id, o.Detach, o.TTY)
 }
+
 func (f *fake) InspectExec(_ context.Context, id string) (*container.ExecInspectResponse, error) {
 	zero := 0
 	return &container.ExecInspectResponse{ID: id, ExitCode: &zero}, f.execGone
 }
+
 func (f *fake) ResizeExec(_ context.Context, id string, h, w uint) error {
 	return f.call("exec resize %s %dx%d", id, h, w)
 }
@@ -182,6 +204,7 @@ func (f *fake) PullImage(_ context.Context, ref string, p *ocispec.Platform, aut
 	}
 	return &images.Image{ID: pulled}, f.pullErr
 }
+
 func (f *fake) LoadImages(_ context.Context, r io.Reader, progress func(images.Progress)) ([]*images.Image, error) {
 	if err := f.call("load"); err != nil {
 		return nil, err
@@ -191,9 +214,11 @@ func (f *fake) LoadImages(_ context.Context, r io.Reader, progress func(images.P
 	f.loaded = data
 	return []*images.Image{{ID: pulled, Names: []string{"docker.io/library/a:1"}}, {ID: pulled}}, err
 }
+
 func (f *fake) ListImages(_ context.Context, all bool, fl map[string]map[string]bool) ([]image.Summary, error) {
 	return []image.Summary{{ID: "sha256:1", Size: 5, Descriptor: &ocispec.Descriptor{}}}, f.call("images %v %v", all, fl)
 }
+
 func (f *fake) InspectImage(_ context.Context, ref string, p *ocispec.Platform) (*image.InspectResponse, error) {
 	arch := ""
 	if p != nil {
@@ -201,39 +226,51 @@ func (f *fake) InspectImage(_ context.Context, ref string, p *ocispec.Platform) 
 	}
 	return &image.InspectResponse{ID: f.imageID.String(), Size: 5, Descriptor: &ocispec.Descriptor{}}, f.call("image %s %s", ref, arch)
 }
+
 func (f *fake) HistoryImage(_ context.Context, ref string, _ *ocispec.Platform) ([]image.HistoryResponseItem, error) {
 	return nil, f.call("history %s", ref)
 }
+
 func (f *fake) TagImage(_ context.Context, ref, name string) error {
 	return f.call("tag %s %s", ref, name)
 }
+
 func (f *fake) RemoveImage(_ context.Context, ref string, force, noPrune bool) ([]image.DeleteResponse, error) {
 	return []image.DeleteResponse{{Untagged: ref}}, f.call("rmi %s %v %v", ref, force, noPrune)
 }
+
 func (f *fake) PruneImages(_ context.Context, fl map[string]map[string]bool) (image.PruneReport, error) {
 	return image.PruneReport{}, f.call("prune images %v", fl)
 }
+
 func (f *fake) ListVolumes(_ context.Context, fl map[string]map[string]bool) (volume.ListResponse, error) {
 	return volume.ListResponse{}, f.call("volumes %v", fl)
 }
+
 func (f *fake) CreateVolume(_ context.Context, r volume.CreateRequest) (*volume.Volume, error) {
 	return &volume.Volume{Name: r.Name}, f.call("create volume %s", r.Name)
 }
+
 func (f *fake) InspectVolume(_ context.Context, name string) (*volume.Volume, error) {
 	return &volume.Volume{Name: name}, f.call("volume %s", name)
 }
+
 func (f *fake) RemoveVolume(_ context.Context, name string, force bool) error {
 	return f.call("remove volume %s %v", name, force)
 }
+
 func (f *fake) PruneVolumes(_ context.Context, fl map[string]map[string]bool) (volume.PruneReport, error) {
 	return volume.PruneReport{}, f.call("prune volumes %v", fl)
 }
+
 func (f *fake) ListNetworks(_ context.Context, fl map[string]map[string]bool) ([]network.Inspect, error) {
 	return nil, f.call("networks %v", fl)
 }
+
 func (f *fake) InspectNetwork(_ context.Context, id string) (*network.Inspect, error) {
 	return &network.Inspect{Network: network.Network{Name: id}}, f.call("network %s", id)
 }
+
 func (f *fake) Events(_ context.Context, q engine.EventQuery, each func(events.Message) error) error {
 	f.query = q
 	for _, m := range f.events {
@@ -243,9 +280,11 @@ func (f *fake) Events(_ context.Context, q engine.EventQuery, each func(events.M
 	}
 	return f.err
 }
+
 func (f *fake) Info(context.Context) (*system.Info, error) {
 	return &system.Info{ID: "i1", Driver: "overlay"}, f.call("info")
 }
+
 func (f *fake) Version(context.Context) system.VersionResponse {
 	return system.VersionResponse{Version: "9.9"}
 }
