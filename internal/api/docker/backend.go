@@ -24,6 +24,8 @@ import (
 // engine.ErrNotModified is 304.
 type Backend interface {
 	CreateContainer(ctx context.Context, r engine.CreateRequest) (container.CreateResponse, error)
+	// PlanContainer writes the system calls that would make such a container.
+	PlanContainer(ctx context.Context, r engine.CreateRequest, w io.Writer) error
 	StartContainer(ctx context.Context, id string) error
 	StopContainer(ctx context.Context, id, signal string, timeout *int) error
 	RestartContainer(ctx context.Context, id, signal string, timeout *int) error

@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"bytes"
 	"context"
 	"net/http"
 	"strings"
@@ -62,6 +63,28 @@ func (s *server) containerCreate(w *response, r *http.Request) error {
 	}
 	created.Warnings = append(warnings, created.Warnings...)
 	return w.json(http.StatusCreated, created)
+}
+
+// plan answers a create request by the system calls that would make the container, in words. Nothing is created.
+func (s *server) plan(w *response, r *http.Request) error {
+	p, err := platform(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	var body createBody
+	if err := readJSON(w, r, &body); err != nil {
+		return err
+	}
+	if _, err := body.normalize(w.version); err != nil {
+		return err
+	}
+	var text bytes.Buffer
+	if err := s.backend.PlanContainer(r.Context(), engine.CreateRequest{Platform: p, Config: body.CreateRequest}, &text); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, err = text.WriteTo(w)
+	return err
 }
 
 func (s *server) containerInspect(w *response, r *http.Request) error {

@@ -79,6 +79,14 @@ func (f *fake) CreateContainer(_ context.Context, r engine.CreateRequest) (conta
 	f.mu.Unlock()
 	return container.CreateResponse{ID: "c1"}, f.call("create %s", r.Name)
 }
+func (f *fake) PlanContainer(_ context.Context, r engine.CreateRequest, w io.Writer) error {
+	if err := f.call("plan %s", r.Config.Image); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, "make the process\n")
+	return err
+}
+
 func (f *fake) StartContainer(_ context.Context, id string) error { return f.call("start %s", id) }
 func (f *fake) StopContainer(_ context.Context, id, signal string, timeout *int) error {
 	return f.call("stop %s %s %s", id, signal, number(timeout))

@@ -36,6 +36,7 @@ func (s *server) routes() {
 	s.handle("POST /session", missing("the session of BuildKit"))
 	s.handle("POST /grpc", missing("the gRPC connection of BuildKit"))
 	s.handle("POST /commit", missing("committing containers"))
+	s.handle("POST /gantry/plan", s.plan) // ours
 }
 
 func (s *server) systemRoutes() {

@@ -46,6 +46,7 @@ var routes = []struct {
 	{"GET", "/containers/json?all=1&limit=3&size=true&filters=%7B%22name%22%3A%5B%22a%22%5D%7D", "", 200, "list {All:true Limit:3 Size:true Filters:map[name:map[a:true]]}"},
 	{"GET", "/containers/json?before=x", "", 200, "list {All:false Limit:0 Size:false Filters:map[before:map[x:true]]}"},
 	{"POST", "/containers/create?name=/one", `{"Image":"debian"}`, 201, "create one"},
+	{"POST", "/gantry/plan", `{"Image":"debian"}`, 200, "plan debian"},
 	{"GET", "/containers/c1/json?size=1", "", 200, "inspect c1 true"},
 	{"GET", "/containers/c1/top?ps_args=aux", "", 200, "top c1 aux"},
 	{"GET", "/containers/c1/logs?stdout=1&tail=5&since=3&until=4.5", "", 200, "inspect c1 false; logs c1 true false tail=5 follow=false since=3 until=4"},
