@@ -79,6 +79,7 @@ func (f *fake) CreateContainer(_ context.Context, r engine.CreateRequest) (conta
 	f.mu.Unlock()
 	return container.CreateResponse{ID: "c1"}, f.call("create %s", r.Name)
 }
+
 func (f *fake) PlanContainer(_ context.Context, r engine.CreateRequest, w io.Writer) error {
 	if err := f.call("plan %s", r.Config.Image); err != nil {
 		return err
