@@ -300,14 +300,18 @@ func tee(args []string) error {
 		flags = os.O_WRONLY | os.O_CREATE | os.O_APPEND
 	}
 	outs := []io.Writer{os.Stdout}
+	var files []*os.File
 	for _, name := range names {
 		file, err := os.OpenFile(name, flags, 0o666)
 		if err != nil {
 			return err
 		}
-		outs = append(outs, file)
+		outs, files = append(outs, file), append(files, file)
 	}
 	_, err = io.Copy(io.MultiWriter(outs...), os.Stdin)
+	for _, file := range files {
+		err = errors.Join(err, file.Close())
+	}
 	return err
 }
 
