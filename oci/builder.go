@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"unsafe"
 
@@ -76,13 +77,33 @@ func (b *builder) writeFile(what, path, text string) {
 	b.add(what+": close", unix.SYS_CLOSE, spawn.Of(slotScratch))
 }
 
+// resolve adds a step that opens a path of the container without following a link of /proc (self/fd/N, PID/root):
+// those lead out of every root. The result is in the scratch slot, for a few steps and then release.
+func (b *builder) resolve(name, path string, flags uint64) *spawn.Step {
+	how := &unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS}
+	if flags&unix.O_CREAT != 0 {
+		how.Mode = 0o644
+	}
+	s := b.add(name, unix.SYS_OPENAT2, spawn.Int(unix.AT_FDCWD), spawn.Str(path),
+		spawn.Bytes(bytesOf(how), fmt.Sprintf("{flags=%#x, mode=%#o, RESOLVE_NO_MAGICLINKS}", how.Flags, how.Mode)), spawn.Int(unix.SizeofOpenHow))
+	s.Result = slotScratch
+	return s
+}
+
+func (b *builder) release(path string) {
+	b.add("close "+path, unix.SYS_CLOSE, spawn.Of(slotScratch))
+}
+
 // mkdirs adds steps that make the directories of a path in the container's root, where missing.
 func (b *builder) mkdirs(path string) {
-	at := ""
+	above := "/"
 	for part := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
-		at += "/" + part
-		b.add("make directory "+at, unix.SYS_MKDIRAT, spawn.Int(unix.AT_FDCWD), spawn.Str(at), spawn.Flags(0o755, "0755")).
-			Ignore = []unix.Errno{unix.EEXIST, unix.EROFS, unix.ENOTDIR}
+		b.resolve("open directory "+above, above, unix.O_PATH|unix.O_DIRECTORY)
+		at := filepath.Join(above, part)
+		b.add("make directory "+at, unix.SYS_MKDIRAT, spawn.Of(slotScratch), spawn.Str(part), spawn.Flags(0o755, "0755")).
+			Ignore = []unix.Errno{unix.EEXIST, unix.EROFS}
+		b.release(above)
+		above = at
 	}
 }
 

@@ -71,6 +71,7 @@ func (b *builder) container(o CreateOptions, entry *cgroup.Entry, fifo spawn.FD,
 		func() error { return b.joinCgroup(entry) },
 		b.namespaces,
 		b.adjustOOM,
+		func() error { b.hide(); return nil },
 		func() error { return b.enterRoot(o) },
 		func() error { return b.hooksBeforePivot(hooks) },
 		func() error { b.confine(); return nil },
@@ -118,6 +119,12 @@ func (b *builder) joinCgroup(entry *cgroup.Entry) error {
 		b.add("join cgroup "+f.Name(), unix.SYS_WRITE, spawn.Desc(spawn.FD{Num: int(f.Fd()), Name: name + "/tasks"}), spawn.Str("0"), spawn.Int(1))
 	}
 	return nil
+}
+
+// hide keeps other processes of the container away from this one, its descriptors and the runtime's program, until
+// execve (CVE-2016-9962). It follows what the process writes to its own /proc, which is root's from here on.
+func (b *builder) hide() {
+	b.add("be not dumpable", unix.SYS_PRCTL, spawn.Flags(unix.PR_SET_DUMPABLE, "PR_SET_DUMPABLE"), spawn.Int(0), spawn.Int(0), spawn.Int(0), spawn.Int(0))
 }
 
 // awaitStart is where create ends and start begins: the process waits for a byte in a FIFO that it holds open itself, so

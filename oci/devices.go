@@ -25,12 +25,12 @@ func device(path string, major, minor int64) specs.LinuxDevice {
 const defaultDeviceMode os.FileMode = 0o666
 
 // deviceLinks stand in every /dev.
-var deviceLinks = []struct{ target, path string }{
-	{"/proc/self/fd", "/dev/fd"},
-	{"/proc/self/fd/0", "/dev/stdin"},
-	{"/proc/self/fd/1", "/dev/stdout"},
-	{"/proc/self/fd/2", "/dev/stderr"},
-	{"pts/ptmx", "/dev/ptmx"},
+var deviceLinks = []struct{ target, name string }{
+	{"/proc/self/fd", "fd"},
+	{"/proc/self/fd/0", "stdin"},
+	{"/proc/self/fd/1", "stdout"},
+	{"/proc/self/fd/2", "stderr"},
+	{"pts/ptmx", "ptmx"},
 }
 
 // deviceRules are what every container may use whatever its configuration says: making nodes, the default devices, terminals.
@@ -74,9 +74,11 @@ func (b *builder) devices() error {
 			return err
 		}
 	}
+	b.resolve("open directory /dev", "/dev", unix.O_PATH|unix.O_DIRECTORY)
 	for _, l := range deviceLinks {
-		b.add("link "+l.path, unix.SYS_SYMLINKAT, spawn.Str(l.target), spawn.Int(unix.AT_FDCWD), spawn.Str(l.path)).Ignore = []unix.Errno{unix.EEXIST, unix.EROFS}
+		b.add("link /dev/"+l.name, unix.SYS_SYMLINKAT, spawn.Str(l.target), spawn.Of(slotScratch), spawn.Str(l.name)).Ignore = []unix.Errno{unix.EEXIST, unix.EROFS}
 	}
+	b.release("/dev")
 	if mounted && hasOption(m.Options, "ro") {
 		b.attributes("make /dev read-only", "/dev", unix.MOUNT_ATTR_RDONLY, false)
 	}
@@ -120,10 +122,15 @@ func (b *builder) device(d specs.LinuxDevice) error {
 	return nil
 }
 
+// makeNode makes a device in place of whatever the image has under its name. What config.json mounted there stays.
 func (b *builder) makeNode(path string, mode uint32, number uint64) {
-	if dir := filepath.Dir(path); dir != "/dev" {
+	dir, name := filepath.Dir(path), filepath.Base(path)
+	if dir != "/dev" {
 		b.mkdirs(dir)
 	}
-	b.add("make device "+path, unix.SYS_MKNODAT, spawn.Int(unix.AT_FDCWD), spawn.Str(path), spawn.Flags(uint64(mode), fmt.Sprintf("%#o", mode)),
+	b.resolve("open directory "+dir, dir, unix.O_PATH|unix.O_DIRECTORY)
+	b.add("make way for device "+path, unix.SYS_UNLINKAT, spawn.Of(slotScratch), spawn.Str(name), spawn.Int(0)).Ignore = []unix.Errno{unix.ENOENT, unix.EBUSY, unix.EROFS}
+	b.add("make device "+path, unix.SYS_MKNODAT, spawn.Of(slotScratch), spawn.Str(name), spawn.Flags(uint64(mode), fmt.Sprintf("%#o", mode)),
 		spawn.Flags(number, fmt.Sprintf("%d:%d", unix.Major(number), unix.Minor(number)))).Ignore = []unix.Errno{unix.EEXIST}
+	b.release(dir)
 }

@@ -62,6 +62,7 @@ func (b *builder) exec(first spawn.FD, entry *cgroup.Entry, stdio Stdio, preserv
 	if err := b.adjustOOM(); err != nil {
 		return err
 	}
+	b.hide()
 	var flags uint64
 	for _, n := range b.spec.Linux.Namespaces {
 		if n.Type == specs.PIDNamespace {

@@ -70,6 +70,11 @@ func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, er
 	if len(limits.Devices) > 0 {
 		limits.Devices = append(limits.Devices[:len(limits.Devices):len(limits.Devices)], deviceRules()...)
 	}
+	// A first record, so that what a killed create leaves behind can be deleted.
+	rec := &record{ID: c.ID, Bundle: o.Bundle, Created: time.Now().UTC(), Cgroup: b.cgroupPath(), Spec: o.Spec}
+	if err := c.runtime.save(rec); err != nil {
+		return nil, err
+	}
 	group, err := cgroup.Create(b.cgroupPath(), limits)
 	if err != nil {
 		return nil, err
@@ -98,7 +103,7 @@ func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, er
 	if err != nil {
 		return nil, err
 	}
-	rec := &record{ID: c.ID, Bundle: o.Bundle, Pid: child.Pid, Created: time.Now().UTC(), Cgroup: group.Path(), Spec: o.Spec}
+	rec.Pid, rec.Created = child.Pid, time.Now().UTC()
 	if rec.StartTime, _, err = processStat(child.Pid); err == nil {
 		err = c.runtime.save(rec)
 	}

@@ -128,6 +128,9 @@ func (b *builder) fileSystem(m specs.Mount, o mountOptions) {
 	b.mkdirs(m.Destination)
 	if m.Type == "proc" || m.Type == "sysfs" { // where these are is relied on
 		b.noLink(m.Destination)
+	} else {
+		b.resolve("check "+m.Destination, m.Destination, unix.O_PATH|unix.O_DIRECTORY)
+		b.release(m.Destination)
 	}
 	flags := o.flags
 	late := m.Type == "tmpfs" && m.Destination == "/dev" && flags&unix.MS_RDONLY != 0
@@ -224,8 +227,10 @@ func (b *builder) attach(fd spawn.FD, destination string, directory bool) {
 	} else {
 		b.touch(destination)
 	}
-	b.add(fmt.Sprintf("bind %s to %s", fd.Name, destination), unix.SYS_MOVE_MOUNT, spawn.Desc(fd), spawn.Str(""), spawn.Int(unix.AT_FDCWD), spawn.Str(destination),
-		spawn.Flags(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_SYMLINKS, "MOVE_MOUNT_F_EMPTY_PATH|MOVE_MOUNT_T_SYMLINKS"))
+	b.resolve("open "+destination, destination, unix.O_PATH)
+	b.add(fmt.Sprintf("bind %s to %s", fd.Name, destination), unix.SYS_MOVE_MOUNT, spawn.Desc(fd), spawn.Str(""), spawn.Of(slotScratch), spawn.Str(""),
+		spawn.Flags(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH, "MOVE_MOUNT_F_EMPTY_PATH|MOVE_MOUNT_T_EMPTY_PATH"))
+	b.release(destination)
 }
 
 // touch makes an empty file to mount on, where there is nothing.
@@ -234,8 +239,7 @@ func (b *builder) touch(path string) {
 		b.mkdirs(dir)
 	}
 	// It stays open until execve: only an open, not a mknod, makes what a dangling link points to.
-	b.add("make file "+path, unix.SYS_OPENAT, spawn.Int(unix.AT_FDCWD), spawn.Str(path),
-		spawn.Flags(unix.O_CREAT|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, "O_CREAT|O_NONBLOCK|O_NOCTTY|O_CLOEXEC"), spawn.Flags(0o644, "0644")).
+	b.resolve("make file "+path, path, unix.O_CREAT|unix.O_NONBLOCK|unix.O_NOCTTY).
 		Ignore = []unix.Errno{unix.EISDIR, unix.EROFS, unix.ENXIO, unix.EACCES}
 }
 

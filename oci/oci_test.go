@@ -323,6 +323,91 @@ func TestLinksDoNotLeadOut(t *testing.T) {
 	}
 }
 
+// TestNoDescriptorLeadsOut names every descriptor that may be open before the program is executed as the working
+// directory, and as the way to a mount point: neither may reach the host (CVE-2024-21626).
+func TestNoDescriptorLeadsOut(t *testing.T) {
+	host, source := t.TempDir(), t.TempDir()
+	secret := filepath.Join(host, "secret")
+	if err := os.WriteFile(secret, []byte("HOST"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for n := 3; n < 40; n++ {
+		b := newBundle(t, "cat", strings.TrimPrefix(secret, "/"))
+		b.spec.Process.Cwd = fmt.Sprintf("/proc/self/fd/%d", n)
+		if c, _, err := b.lib.Create(t.Context(), "cwd", CreateOptions{Bundle: b.dir, Spec: b.spec, Rootfs: b.overlay()}); err == nil {
+			t.Errorf("descriptor %d was taken for the working directory", n)
+			if err := c.Delete(t.Context(), true); err != nil {
+				t.Error(err)
+			}
+		}
+		b = newBundle(t, "exit", "0")
+		if err := os.Symlink(fmt.Sprintf("/proc/self/fd/%d%s", n, host), filepath.Join(b.dir, "rootfs/data")); err != nil {
+			t.Fatal(err)
+		}
+		b.spec.Mounts = append(b.spec.Mounts, specs.Mount{Destination: "/data/made", Type: "bind", Source: source, Options: []string{"bind"}})
+		if c, _, err := b.lib.Create(t.Context(), "mount", CreateOptions{Bundle: b.dir, Spec: b.spec, Rootfs: b.overlay()}); err == nil {
+			t.Errorf("descriptor %d was taken for a mount point", n)
+			if err := c.Delete(t.Context(), true); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if entries, err := os.ReadDir(host); err != nil || len(entries) != 1 {
+		t.Errorf("the host's directory has %v (%v)", entries, err)
+	}
+}
+
+// TestWaitingProcessIsHidden: a process of a shared pid namespace must not reach into one that is being made (CVE-2016-9962).
+func TestWaitingProcessIsHidden(t *testing.T) {
+	a := newBundle(t, "sleep")
+	c, p, out := a.start(t)
+	defer out.Close()
+	b := newBundle(t, "exit", "0")
+	b.spec.Linux.CgroupsPath += "-b"
+	b.spec.Linux.Namespaces[0].Path = fmt.Sprintf("/proc/%d/ns/pid", p.Pid)
+	waiting, second, err := b.lib.Create(t.Context(), "waiting", CreateOptions{Bundle: b.dir, Spec: b.spec, Rootfs: b.overlay()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", second.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, inside, _ := strings.Cut(string(status), "NSpid:")
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	process := *a.spec.Process
+	process.Args = []string{"probe", "cat", "/proc/" + strings.Fields(inside)[1] + "/exe"}
+	x, err := c.Exec(t.Context(), &process, Stdio{Stdout: w, Stderr: w})
+	if cerr := w.Close(); cerr != nil {
+		t.Fatal(cerr)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text bytes.Buffer
+	if _, err := text.ReadFrom(r); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(text.String(), "error: ") {
+		t.Errorf("the host's program was read: %.20q", text.String())
+	}
+	for _, end := range []func() error{
+		func() error { _, err := spawn.Reap(x.Pidfd); return err },
+		func() error { return waiting.Delete(t.Context(), true) },
+		func() error { _, err := spawn.Reap(second.Pidfd); return err },
+		func() error { return c.Delete(t.Context(), true) },
+		func() error { _, err := spawn.Reap(p.Pidfd); return err },
+	} {
+		if err := end(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestUserAndTimeNamespace(t *testing.T) {
 	b := newBundle(t)
 	b.spec.Linux.Namespaces = append(b.spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace}, specs.LinuxNamespace{Type: specs.TimeNamespace})
@@ -508,7 +593,7 @@ func TestBadInput(t *testing.T) {
 		"no args":            {func(s *specs.Spec) { s.Process.Args = nil }, "process.args"},
 		"no linux":           {func(s *specs.Spec) { s.Linux = nil }, "linux must be set"},
 		"relative cwd":       {func(s *specs.Spec) { s.Process.Cwd = "x" }, "absolute"},
-		"missing cwd":        {func(s *specs.Spec) { s.Process.Cwd = "/no/such" }, "go to /no/such: no such file or directory"},
+		"missing cwd":        {func(s *specs.Spec) { s.Process.Cwd = "/no/such" }, "open directory /no/such: no such file or directory"},
 		"unknown capability": {func(s *specs.Spec) { s.Process.Capabilities.Effective = []string{"CAP_FLY"} }, "CAP_FLY"},
 		"unknown rlimit":     {func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_FUN"}} }, "RLIMIT_FUN"},
 		"host's sysctl":      {func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.panic": "1"} }, "kernel.panic"},

@@ -43,8 +43,9 @@ func (b *builder) identity(p *specs.Process) error {
 	b.boundingSet(caps)
 	b.user(p.User)
 	b.capabilities(caps)
-	cwd := p.Cwd
-	b.add("go to "+cwd, unix.SYS_CHDIR, spawn.Str(cwd))
+	b.resolve("open directory "+p.Cwd, p.Cwd, unix.O_PATH|unix.O_DIRECTORY)
+	b.add("go to "+p.Cwd, unix.SYS_FCHDIR, spawn.Of(slotScratch))
+	b.release(p.Cwd)
 	return nil
 }
 
@@ -215,7 +216,8 @@ func candidates(p *specs.Process) []string {
 func (b *builder) checkProgram(p *specs.Process) error {
 	list := candidates(p)
 	check := func(name, path string) *spawn.Step {
-		return b.add(name, unix.SYS_FACCESSAT2, spawn.Int(unix.AT_FDCWD), spawn.Str(path), spawn.Flags(unix.X_OK, "X_OK"), spawn.Flags(unix.AT_EACCESS, "AT_EACCESS"))
+		// Not faccessat2: profiles of old do not allow it, and real and effective ids are the same here.
+		return b.add(name, unix.SYS_FACCESSAT, spawn.Int(unix.AT_FDCWD), spawn.Str(path), spawn.Flags(unix.X_OK, "X_OK"))
 	}
 	if strings.Contains(p.Args[0], "/") {
 		check(fmt.Sprintf("exec: %q", p.Args[0]), list[0])

@@ -77,6 +77,7 @@ func rootPropagation(text string) (flags uint64, name string, err error) {
 
 // pivot makes the attached root the process's root and lets go of the host's. See pivot_root(2), "pivot_root(".", ".")".
 func (b *builder) pivot(no bool) {
+	defer b.forgetOldRoot()
 	if no {
 		b.add("go to /", unix.SYS_CHDIR, spawn.Str("/"))
 		return
@@ -89,6 +90,11 @@ func (b *builder) pivot(no bool) {
 		spawn.Flags(unix.MS_REC|unix.MS_SLAVE, "MS_REC|MS_SLAVE"), spawn.Nil())
 	b.add("let go of the old root", unix.SYS_UMOUNT2, spawn.Str("."), spawn.Flags(unix.MNT_DETACH, "MNT_DETACH"))
 	b.add("go to /", unix.SYS_CHDIR, spawn.Str("/"))
+}
+
+// forgetOldRoot closes the host's root: process.cwd, or a link of the image, may name /proc/self/fd/N (CVE-2024-21626).
+func (b *builder) forgetOldRoot() {
+	b.add("close the old root", unix.SYS_CLOSE, spawn.Of(slotOldRoot))
 }
 
 // mountRoot makes the detached mount that becomes the root: the given mounts, or the bundle's directory.

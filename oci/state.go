@@ -184,6 +184,9 @@ func processStat(pid int) (start uint64, state byte, err error) {
 
 // pidfd opens the container's first process; unix.ESRCH if it has ended.
 func (rec *record) pidfd() (*os.File, error) {
+	if rec.Pid == 0 { // its creator was killed
+		return nil, unix.ESRCH
+	}
 	fd, err := unix.PidfdOpen(rec.Pid, 0)
 	if err != nil {
 		return nil, unix.ESRCH

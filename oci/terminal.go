@@ -22,8 +22,10 @@ func (b *builder) terminal(console func(*os.File) error) error {
 	b.touch("/dev/console")
 	b.add("take the console's mount", unix.SYS_OPEN_TREE, spawn.Of(slotConsole), spawn.Str(""),
 		spawn.Flags(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH")).Result = slotTree
-	b.add("bind the terminal to /dev/console", unix.SYS_MOVE_MOUNT, spawn.Of(slotTree), spawn.Str(""), spawn.Int(unix.AT_FDCWD), spawn.Str("/dev/console"),
-		spawn.Flags(unix.MOVE_MOUNT_F_EMPTY_PATH, "MOVE_MOUNT_F_EMPTY_PATH"))
+	b.resolve("open /dev/console", "/dev/console", unix.O_PATH)
+	b.add("bind the terminal to /dev/console", unix.SYS_MOVE_MOUNT, spawn.Of(slotTree), spawn.Str(""), spawn.Of(slotScratch), spawn.Str(""),
+		spawn.Flags(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH, "MOVE_MOUNT_F_EMPTY_PATH|MOVE_MOUNT_T_EMPTY_PATH"))
+	b.release("/dev/console")
 	return nil
 }
 

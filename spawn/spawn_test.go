@@ -1,10 +1,12 @@
 package spawn
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,6 +16,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv("SPAWN_TEST_SEAL") != "" {
+		sealed()
+	}
 	before := openFDs()
 	code := m.Run()
 	if own, err := ownPIDNamespace(); err == nil {
@@ -390,6 +395,58 @@ func TestManyAtOnce(t *testing.T) {
 		if err := <-errs; err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// sealed is this program as TestSealSelf starts it: it says its name and waits.
+func sealed() {
+	if err := SealSelf(); err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	name, _ := os.ReadFile("/proc/self/comm")
+	fmt.Println(strings.TrimSpace(string(name)), os.Args[1:])
+	_, _ = os.Stdin.Read(make([]byte, 1))
+	os.Exit(0)
+}
+
+// TestSealSelf does what a container would: it keeps /proc/PID/exe until the program has ended, and writes to it then.
+func TestSealSelf(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "program")
+	text, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(program, text, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program, "one", "two")
+	cmd.Env = append(os.Environ(), "SPAWN_TEST_SEAL=1")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil || line != "program [one two]\n" {
+		t.Errorf("%v: %q", err, line)
+	}
+	fd, err := unix.Open(fmt.Sprintf("/proc/%d/exe", cmd.Process.Pid), unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := errors.Join(in.Close(), cmd.Wait()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_WRONLY, 0); !errors.Is(err, unix.EROFS) {
+		t.Errorf("the host's program can be opened for writing: %v", err)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"gantry/internal/shim"
 	"gantry/internal/shim/client"
 	"gantry/internal/version"
+	"gantry/spawn"
 )
 
 func main() {
@@ -76,6 +77,9 @@ func dispatch(config shim.Config, call shim.Invocation, readyFD int) error {
 
 // serve tells the starter on a descriptor, if it gave one, how it went.
 func serve(config shim.Config, readyFD int) error {
+	if err := spawn.SealSelf(); err != nil {
+		return err
+	}
 	runtime.GOMAXPROCS(min(4, runtime.NumCPU()))
 	debug.SetGCPercent(50)
 	shim.IgnoreSignals()

@@ -16,6 +16,7 @@ import (
 
 	"gantry/internal/version"
 	"gantry/oci"
+	"gantry/spawn"
 )
 
 // app is one invocation.
@@ -29,28 +30,29 @@ type app struct {
 // command is one verb. Its flags are defined by define; run gets what is left of the arguments.
 type command struct {
 	name, usage string
-	args        int // least number of arguments
+	args        int  // least number of arguments
+	spawns      bool // it makes processes of containers
 	run         func(a *app, flags *flag.FlagSet) func(ctx context.Context, args []string) error
 }
 
 func commands() []command {
 	return []command{
-		{"create", "create a container: create [flags] ID", 1, create},
-		{"start", "execute a created container's program: start ID", 1, start},
-		{"run", "create and start a container: run [flags] ID", 1, run},
-		{"exec", "run another process in a container: exec [flags] ID COMMAND [ARG…]", 1, execute},
-		{"state", "print a container's state: state ID", 1, state},
-		{"list", "list containers", 0, list},
-		{"kill", "send a signal to a container: kill [flags] ID [SIGNAL]", 1, kill},
-		{"delete", "delete a stopped container: delete [flags] ID", 1, remove},
-		{"pause", "freeze a container's processes: pause ID", 1, pause},
-		{"resume", "thaw them: resume ID", 1, resume},
-		{"update", "change limits: update [flags] ID", 1, update},
-		{"events", "print statistics: events [flags] ID", 1, statistics},
-		{"ps", "list a container's processes: ps [flags] ID", 1, processes},
-		{"spec", "write a config.json to begin with", 0, writeSpec},
-		{"features", "print what this runtime can, as JSON", 0, printFeatures},
-		{"plan", "print every system call that will make a bundle's container: plan BUNDLE", 0, printPlan},
+		{"create", "create a container: create [flags] ID", 1, true, create},
+		{"start", "execute a created container's program: start ID", 1, false, start},
+		{"run", "create and start a container: run [flags] ID", 1, true, run},
+		{"exec", "run another process in a container: exec [flags] ID COMMAND [ARG…]", 1, true, execute},
+		{"state", "print a container's state: state ID", 1, false, state},
+		{"list", "list containers", 0, false, list},
+		{"kill", "send a signal to a container: kill [flags] ID [SIGNAL]", 1, false, kill},
+		{"delete", "delete a stopped container: delete [flags] ID", 1, false, remove},
+		{"pause", "freeze a container's processes: pause ID", 1, false, pause},
+		{"resume", "thaw them: resume ID", 1, false, resume},
+		{"update", "change limits: update [flags] ID", 1, false, update},
+		{"events", "print statistics: events [flags] ID", 1, false, statistics},
+		{"ps", "list a container's processes: ps [flags] ID", 1, false, processes},
+		{"spec", "write a config.json to begin with", 0, false, writeSpec},
+		{"features", "print what this runtime can, as JSON", 0, false, printFeatures},
+		{"plan", "print every system call that will make a bundle's container: plan BUNDLE", 0, false, printPlan},
 	}
 }
 
@@ -123,6 +125,11 @@ func (a *app) dispatch(ctx context.Context, name string, args []string) error {
 				return nil
 			}
 			return fmt.Errorf("%s: %w", name, err)
+		}
+		if c.spawns {
+			if err := spawn.SealSelf(); err != nil {
+				return err
+			}
 		}
 		if flags.NArg() < c.args {
 			return fmt.Errorf("%s: an argument is missing: %s", name, c.usage)

@@ -1,0 +1,70 @@
+package spawn
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// SealSelf makes this program run from a read-only view of its file, by executing itself once more. A child that a
+// plan makes is, until its execve, this program: a container may execute /proc/self/exe, or open /proc/PID/exe, and
+// must not be able to write to the host's file by that (CVE-2019-5736). Call it first in main. It returns if the view
+// is read-only already, or if this process may not mount: then it cannot make containers with the host's root either.
+func SealSelf() error {
+	self, err := unix.Open("/proc/self/exe", unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("seal this program: %w", &os.PathError{Op: "open", Path: "/proc/self/exe", Err: err})
+	}
+	defer unix.Close(self)
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(self, &fs); err != nil {
+		return fmt.Errorf("seal this program: statfs: %w", err)
+	}
+	if fs.Flags&unix.ST_RDONLY != 0 {
+		return setName(filepath.Base(os.Args[0]))
+	}
+	view, err := unix.OpenTree(unix.AT_FDCWD, "/proc/self/exe", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err == unix.EPERM {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("seal this program: open_tree: %w", err)
+	}
+	defer unix.Close(view)
+	if err := unix.MountSetattr(view, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		return fmt.Errorf("seal this program: mount_setattr: %w", err)
+	}
+	return fmt.Errorf("seal this program: execveat: %w", execveat(view, os.Args, os.Environ()))
+}
+
+// setName gives the process back the name that an execution by descriptor takes from it; see PR_SET_NAME(2const).
+func setName(name string) error {
+	b, err := unix.BytePtrFromString(name)
+	if err != nil {
+		return err
+	}
+	if err := unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(b)), 0, 0, 0); err != nil {
+		return fmt.Errorf("set the process's name: %w", err)
+	}
+	return nil
+}
+
+// execveat executes an open file; see execveat(2). It returns only on an error.
+func execveat(fd int, args, env []string) error {
+	prog := &program{}
+	words := [4]uintptr{uintptr(fd)}
+	for i, a := range []Arg{Str(""), Strs(args), Strs(env)} {
+		value, err := prog.value(a)
+		if err != nil {
+			return err
+		}
+		words[i+1] = value
+	}
+	_, _, errno := unix.RawSyscall6(unix.SYS_EXECVEAT, words[0], words[1], words[2], words[3], unix.AT_EMPTY_PATH, 0)
+	runtime.KeepAlive(prog)
+	return errno
+}
