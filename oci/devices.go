@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -46,6 +48,20 @@ func deviceRules() []specs.LinuxDeviceCgroup {
 	use(5, &ptmx)
 	use(136, nil) // pts
 	return rules
+}
+
+// withDefaults adds the rules of every container to those of its configuration, where they are not among them.
+func withDefaults(rules []specs.LinuxDeviceCgroup) []specs.LinuxDeviceCgroup {
+	if len(rules) == 0 {
+		return rules
+	}
+	all := slices.Clone(rules)
+	for _, r := range deviceRules() {
+		if !slices.ContainsFunc(rules, func(have specs.LinuxDeviceCgroup) bool { return reflect.DeepEqual(have, r) }) {
+			all = append(all, r)
+		}
+	}
+	return all
 }
 
 // devices fills /dev, unless it is the host's.

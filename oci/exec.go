@@ -18,7 +18,7 @@ func (c *Container) Exec(_ context.Context, process *specs.Process, stdio Stdio,
 	if err != nil {
 		return nil, err
 	}
-	switch status := rec.status(); status {
+	switch status := c.status(rec); status {
 	case specs.StateStopped:
 		return nil, fmt.Errorf("exec in container %s: %w", c.ID, ErrNotRunning)
 	case StatePaused:

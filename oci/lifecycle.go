@@ -67,11 +67,9 @@ func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, er
 	if o.Spec.Linux.Resources != nil {
 		*limits = *o.Spec.Linux.Resources
 	}
-	if len(limits.Devices) > 0 {
-		limits.Devices = append(limits.Devices[:len(limits.Devices):len(limits.Devices)], deviceRules()...)
-	}
+	limits.Devices = withDefaults(limits.Devices)
 	// A first record, so that what a killed create leaves behind can be deleted.
-	rec := &record{ID: c.ID, Bundle: o.Bundle, Created: time.Now().UTC(), Cgroup: b.cgroupPath(), Spec: o.Spec}
+	rec := &record{ID: c.ID, Bundle: o.Bundle, Created: time.Now().UTC(), Cgroup: b.cgroupPath()}
 	if err := c.runtime.save(rec); err != nil {
 		return nil, err
 	}
@@ -103,7 +101,7 @@ func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, er
 	if err != nil {
 		return nil, err
 	}
-	rec.Pid, rec.Created = child.Pid, time.Now().UTC()
+	rec.Pid, rec.Created, rec.Spec = child.Pid, time.Now().UTC(), o.Spec
 	if rec.StartTime, _, err = processStat(child.Pid); err == nil {
 		err = c.runtime.save(rec)
 	}
@@ -112,14 +110,14 @@ func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, er
 		_, waitErr := child.Wait()
 		return nil, errors.Join(err, waitErr, child.Close())
 	}
-	c.child = child
+	c.child, c.known = child, rec
 	return &Process{Pid: child.Pid, Pidfd: child.Pidfd}, nil
 }
 
 // makeFIFO makes what start writes to. The process holds it open for both, so neither side blocks on the other's
 // absence. Its descriptor is at least free: below, others come to stand.
 func (c *Container) makeFIFO(b *builder, free int) (spawn.FD, error) {
-	path := filepath.Join(c.dir(), "exec.fifo")
+	path := c.fifo()
 	if err := unix.Mkfifo(path, 0o600); err != nil {
 		return spawn.FD{}, &os.PathError{Op: "mkfifo", Path: path, Err: err}
 	}
@@ -175,14 +173,13 @@ func (c *Container) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if status := rec.status(); status != specs.StateCreated {
+	if status := c.status(rec); status != specs.StateCreated {
 		return fmt.Errorf("start container %s: it is %s, not created", c.ID, status)
 	}
-	rec.Started = true
-	if err := c.runtime.save(rec); err != nil {
-		return err
+	if err := write(c.fifo()); err != nil {
+		return fmt.Errorf("start container %s: %w", c.ID, err)
 	}
-	if err := write(filepath.Join(c.dir(), "exec.fifo")); err != nil {
+	if err := os.Remove(c.fifo()); err != nil {
 		return fmt.Errorf("start container %s: %w", c.ID, err)
 	}
 	if c.child != nil {
@@ -226,7 +223,7 @@ func (c *Container) Kill(sig unix.Signal, all bool) error {
 	if all {
 		return c.killAll(rec, sig)
 	}
-	stopped := rec.status() == specs.StateStopped // before the signal: after it, it may well be
+	stopped := c.status(rec) == specs.StateStopped // before the signal: after it, it may well be
 	pidfd, err := rec.pidfd()
 	if err == nil {
 		defer pidfd.Close()
@@ -280,7 +277,7 @@ func (c *Container) freeze(from specs.ContainerState, f func(*cgroup.Group) erro
 	if err != nil {
 		return err
 	}
-	if status := rec.status(); status != from && (from != specs.StateRunning || status != specs.StateCreated) {
+	if status := c.status(rec); status != from && (from != specs.StateRunning || status != specs.StateCreated) {
 		return fmt.Errorf("container %s is %s, not %s", c.ID, status, from)
 	}
 	group, err := cgroup.Open(rec.Cgroup)
@@ -316,7 +313,7 @@ func (c *Container) Delete(ctx context.Context, force bool) error {
 	if err != nil {
 		return err
 	}
-	if status := rec.status(); status != specs.StateStopped {
+	if status := c.status(rec); status != specs.StateStopped {
 		if !force {
 			return fmt.Errorf("delete container %s: it is %s: stop it first, or force", c.ID, status)
 		}

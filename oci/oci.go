@@ -53,6 +53,7 @@ type Container struct {
 	ID      string
 	runtime *Runtime
 	child   *spawn.Process // of the creating process alone: it learns whether the program could be executed
+	known   *record        // likewise: what it wrote need not be read again
 }
 
 // Process is a process that was started in a container: its first one, or one of exec. Its parent is this process

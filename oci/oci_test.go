@@ -470,6 +470,13 @@ func TestLifeCycle(t *testing.T) {
 	if err := c.Update(&specs.LinuxResources{Pids: &specs.LinuxPids{Limit: new(int64)}}); err != nil {
 		t.Error(err)
 	}
+	again, err := b.lib.Load("probe") // as another process would
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err := again.State(); err != nil || s.Status != specs.StateRunning || s.Pid != p.Pid {
+		t.Errorf("another process sees %+v (%v)", s, err)
+	}
 	if err := c.Kill(unix.SIGKILL, false); err != nil {
 		t.Fatal(err)
 	}

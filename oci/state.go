@@ -23,7 +23,6 @@ type record struct {
 	Pid       int
 	StartTime uint64 // field 22 of /proc/PID/stat: tells the process from a later one of the same pid
 	Created   time.Time
-	Started   bool   // the program was told to go
 	Cgroup    string // path in the hierarchies
 	Spec      *specs.Spec
 }
@@ -58,7 +57,14 @@ func (r *Runtime) save(rec *record) error {
 	return nil
 }
 
+// load reads state.json. The process that created the container knows what is in it, and looks only whether it is there.
 func (c *Container) load() (*record, error) {
+	if c.known != nil {
+		if err := unix.Access(c.dir(), unix.F_OK); err == nil {
+			return c.known, nil
+		}
+		return nil, fmt.Errorf("container %s does not exist: %w", c.ID, os.ErrNotExist)
+	}
 	text, err := os.ReadFile(filepath.Join(c.dir(), "state.json"))
 	if err != nil {
 		if errors.Is(err, os.ErrNotExist) {
@@ -69,6 +75,9 @@ func (c *Container) load() (*record, error) {
 	var rec record
 	if err := json.Unmarshal(text, &rec); err != nil {
 		return nil, fmt.Errorf("read state of container %s: %w", c.ID, err)
+	}
+	if rec.Spec == nil { // its creator was killed
+		rec.Spec = &specs.Spec{Root: &specs.Root{}}
 	}
 	return &rec, nil
 }
@@ -100,8 +109,11 @@ func (r *Runtime) List() ([]string, error) {
 	return ids, nil
 }
 
+// fifo is what start writes to. It is there until the program was told to go.
+func (c *Container) fifo() string { return filepath.Join(c.dir(), "exec.fifo") }
+
 // status is the container's status by the kernel's word.
-func (rec *record) status() specs.ContainerState {
+func (c *Container) status(rec *record) specs.ContainerState {
 	pidfd, err := rec.pidfd()
 	if err != nil {
 		return specs.StateStopped
@@ -113,7 +125,7 @@ func (rec *record) status() specs.ContainerState {
 	if n, err := unix.Poll(ended, 0); err == nil && n > 0 {
 		return specs.StateStopped
 	}
-	if !rec.Started {
+	if unix.Access(c.fifo(), unix.F_OK) == nil {
 		return specs.StateCreated
 	}
 	if g, err := cgroup.Open(rec.Cgroup); err == nil {
@@ -133,7 +145,7 @@ func (c *Container) State() (*specs.State, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &specs.State{Version: specs.Version, ID: c.ID, Status: rec.status(), Bundle: rec.Bundle, Annotations: rec.Spec.Annotations}
+	s := &specs.State{Version: specs.Version, ID: c.ID, Status: c.status(rec), Bundle: rec.Bundle, Annotations: rec.Spec.Annotations}
 	if s.Status != specs.StateStopped {
 		s.Pid = rec.Pid
 	}
