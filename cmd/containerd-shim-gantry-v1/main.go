@@ -81,7 +81,7 @@ func serve(config shim.Config, readyFD int) error {
 		return err
 	}
 	runtime.GOMAXPROCS(min(4, runtime.NumCPU()))
-	debug.SetGCPercent(50)
+	debug.SetGCPercent(200)
 	shim.IgnoreSignals()
 	if err := shim.Outlive(); err != nil {
 		slog.Warn("supervisor", "error", err)

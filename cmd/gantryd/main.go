@@ -8,16 +8,19 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/api/docker"
 	"gantry/internal/engine"
+	"gantry/internal/idle"
 	"gantry/internal/version"
 )
 
@@ -37,8 +40,11 @@ func main() {
 	}
 }
 
-// gcPercent trades a little processor time of a mostly idle process for its memory.
-const gcPercent = 50
+// gcPercent lets the heap grow while there is work; trimAfter is when what it took is given back.
+const (
+	gcPercent = 200
+	trimAfter = time.Second
+)
 
 func run(c *config) error {
 	if os.Geteuid() != 0 {
@@ -75,8 +81,17 @@ func run(c *config) error {
 		return err
 	}
 	ready()
-	err = serve(ctx, listeners, docker.New(e, version.Version))
+	err = serve(ctx, listeners, trimming(docker.New(e, version.Version)))
 	return errors.Join(err, e.Close())
+}
+
+// trimming gives memory back when no request has come for a while.
+func trimming(next http.Handler) http.Handler {
+	memory := idle.New(trimAfter)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		memory.Touch()
+		next.ServeHTTP(w, r)
+	})
 }
 
 // lockRun makes this the only engine of a run directory; the lock ends with the process.

@@ -23,6 +23,7 @@ import (
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 
+	"gantry/internal/idle"
 	"gantry/internal/shim/client"
 	"gantry/oci"
 )
@@ -82,7 +83,11 @@ func Serve(ctx context.Context, config Config, ready func() error) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, removeFile(pidFile)) }()
-	rpc, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(classify))
+	memory := idle.New(trimAfter)
+	rpc, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(func(ctx context.Context, u ttrpc.Unmarshaler, i *ttrpc.UnaryServerInfo, m ttrpc.Method) (any, error) {
+		memory.Touch()
+		return classify(ctx, u, i, m)
+	}))
 	if err != nil {
 		return fmt.Errorf("make the Task service: %w", err)
 	}
@@ -150,6 +155,9 @@ func listen(path string) (net.Listener, error) {
 	}
 	return l, nil
 }
+
+// trimAfter is how long after the last call memory is given back.
+const trimAfter = time.Second
 
 // classify gives errors the status codes by which package errdefs knows them on the other side, and keeps their text.
 func classify(ctx context.Context, unmarshal ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
