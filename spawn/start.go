@@ -102,28 +102,23 @@ func clone(p *Plan, prog *program) (pid, pidfd int, err error) {
 
 var ownPIDNamespace = sync.OnceValues(func() (*os.File, error) { return os.Open("/proc/self/ns/pid") })
 
-// inPIDNamespace calls run on a thread whose children are born into the pid namespace. A thread that cannot come
-// back is not given back to the Go runtime: it ends with its goroutine.
+// inPIDNamespace calls run on a thread whose children are born into the pid namespace. A thread that cannot come back
+// stays locked to its goroutine, and ends with it: no other goroutine runs there.
 func inPIDNamespace(ns FD, run func()) error {
 	own, err := ownPIDNamespace()
 	if err != nil {
 		return fmt.Errorf("open this process's pid namespace: %w", err)
 	}
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		if err := unix.Setns(ns.Num, unix.CLONE_NEWPID); err != nil {
-			runtime.UnlockOSThread()
-			done <- &StepError{Index: -1, Name: "join pid namespace of " + ns.Name, Err: err}
-			return
-		}
-		run()
-		if err := unix.Setns(int(own.Fd()), unix.CLONE_NEWPID); err == nil {
-			runtime.UnlockOSThread()
-		}
-		done <- nil
-	}()
-	return <-done
+	runtime.LockOSThread()
+	if err := unix.Setns(ns.Num, unix.CLONE_NEWPID); err != nil {
+		runtime.UnlockOSThread()
+		return &StepError{Index: -1, Name: "join pid namespace of " + ns.Name, Err: err}
+	}
+	run()
+	if err := unix.Setns(int(own.Fd()), unix.CLONE_NEWPID); err == nil {
+		runtime.UnlockOSThread()
+	}
+	return nil
 }
 
 // follow answers the child's reports until it is Ready or has executed. On an error the child is dying or stuck.

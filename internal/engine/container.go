@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"gantry/internal/network"
 )
@@ -74,7 +75,8 @@ type run struct {
 	Started  time.Time
 	Endpoint *network.Endpoint // nil unless it is on the bridge
 	Cgroup   string
-	ended    chan struct{} // closed when the exit is known
+	ended    chan struct{}  // closed when the exit is known
+	process  *specs.Process // as the bundle has it, once somebody asked
 }
 
 type phase int

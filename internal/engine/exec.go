@@ -179,15 +179,10 @@ func (x *execution) drop(ctx context.Context, shim *client.Shim) {
 // process is the container's process with what the request changes.
 func (x *execution) process(ctx context.Context, o ExecStart) (*specs.Process, error) {
 	c, r := x.container, x.request
-	text, err := os.ReadFile(filepath.Join(c.runDir(), "config.json"))
+	p, err := c.firstProcess()
 	if err != nil {
 		return nil, err
 	}
-	var spec specs.Spec
-	if err := json.Unmarshal(text, &spec); err != nil {
-		return nil, fmt.Errorf("read the bundle of container %s: %w", c.ID, err)
-	}
-	p := spec.Process
 	p.Args, p.Terminal, p.ConsoleSize = r.Cmd, r.Tty, nil
 	if r.WorkingDir != "" {
 		p.Cwd = filepath.Join("/", r.WorkingDir)
@@ -213,6 +208,28 @@ func (x *execution) process(ctx context.Context, o ExecStart) (*specs.Process, e
 	p.Env = mergeEnv(p.Env, r.Env, r.Tty)
 	p.Capabilities = processCapabilities(caps, p.User.UID)
 	return p, nil
+}
+
+// firstProcess is a copy of how the container's first process was made. The bundle is read once a run.
+func (c *Container) firstProcess() (*specs.Process, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.run == nil {
+		return nil, fmt.Errorf("container %s is not running%w", c.ID, noText{errdefs.ErrConflict})
+	}
+	if c.run.process == nil {
+		text, err := os.ReadFile(filepath.Join(c.runDir(), "config.json"))
+		if err != nil {
+			return nil, err
+		}
+		var spec specs.Spec
+		if err := json.Unmarshal(text, &spec); err != nil {
+			return nil, fmt.Errorf("read the bundle of container %s: %w", c.ID, err)
+		}
+		c.run.process = spec.Process
+	}
+	p := *c.run.process
+	return &p, nil
 }
 
 // identity resolves a user with the files that the running container has.
