@@ -7,9 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/link"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -89,73 +86,60 @@ func attachDevices(dir string, rules []specs.LinuxDeviceCgroup) error {
 		return err
 	}
 	defer f.Close()
-	old, err := link.QueryPrograms(link.QueryOptions{Target: int(f.Fd()), Attach: ebpf.AttachCGroupDevice})
+	old, err := deviceFilters(f)
 	if err != nil {
 		return fmt.Errorf("query the device filters of %s: %w", dir, err)
 	}
-	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.CGroupDevice, Instructions: deviceProgram(rules), License: "Apache-2.0"})
+	program, err := loadDeviceFilter(deviceProgram(rules))
 	if err != nil {
-		return fmt.Errorf("load the device filter: %w", err)
+		return err
 	}
 	defer program.Close()
-	err = link.RawAttachProgram(link.RawAttachProgramOptions{Target: int(f.Fd()), Program: program, Attach: ebpf.AttachCGroupDevice, Flags: attachMulti})
-	if err != nil {
-		return fmt.Errorf("attach the device filter to %s: %w", dir, err)
+	if err := attachFilter(f, program); err != nil {
+		return fmt.Errorf("attach a device filter to %s: %w", dir, err)
 	}
-	for _, p := range old.Programs {
-		if err := detach(int(f.Fd()), p.ID); err != nil {
+	for _, id := range old {
+		if err := detachFilter(f, id); err != nil {
 			return fmt.Errorf("detach the old device filter of %s: %w", dir, err)
 		}
 	}
 	return nil
 }
 
-const attachMulti = 2 // BPF_F_ALLOW_MULTI
-
-func detach(target int, id ebpf.ProgramID) error {
-	program, err := ebpf.NewProgramFromID(id)
-	if err != nil {
-		return err
-	}
-	defer program.Close()
-	return link.RawDetachProgram(link.RawDetachProgramOptions{Target: target, Program: program, Attach: ebpf.AttachCGroupDevice})
-}
-
 // deviceProgram compiles the rules, last first since the last that matches wins. Without a match access is denied,
 // unless the first rule of all says otherwise.
-func deviceProgram(rules []specs.LinuxDeviceCgroup) asm.Instructions {
+func deviceProgram(rules []specs.LinuxDeviceCgroup) []insn {
 	// R2 type, R3 access, R4 major, R5 minor; R1 is the context {u32 access<<16|type, major, minor}.
-	code := asm.Instructions{
-		asm.LoadMem(asm.R2, asm.R1, 0, asm.Word),
-		asm.Mov.Reg32(asm.R3, asm.R2),
-		asm.And.Imm32(asm.R2, 0xffff),
-		asm.RSh.Imm32(asm.R3, 16),
-		asm.LoadMem(asm.R4, asm.R1, 4, asm.Word),
-		asm.LoadMem(asm.R5, asm.R1, 8, asm.Word),
+	code := []insn{
+		{code: loadWord, regs: regs(2, 1)},
+		{code: moveReg32, regs: regs(3, 2)},
+		{code: andImm32, regs: regs(2, 0), imm: 0xffff},
+		{code: shrImm32, regs: regs(3, 0), imm: 16},
+		{code: loadWord, regs: regs(4, 1), off: 4},
+		{code: loadWord, regs: regs(5, 1), off: 8},
 	}
 	for i := len(rules) - 1; i >= 0; i-- {
 		if all(rules[i]) { // what stands before it never matters, and the kernel refuses code that is not reached
 			return append(code, verdict(rules[i])...)
 		}
-		code = append(code, deviceMatch(rules[i], fmt.Sprintf("rule%d", i))...)
+		code = append(code, deviceMatch(rules[i])...)
 	}
 	return append(code, verdict(specs.LinuxDeviceCgroup{})...)
 }
 
-func verdict(r specs.LinuxDeviceCgroup) asm.Instructions {
+func verdict(r specs.LinuxDeviceCgroup) []insn {
 	allowed := int32(0)
 	if r.Allow {
 		allowed = 1
 	}
-	return asm.Instructions{asm.Mov.Imm32(asm.R0, allowed), asm.Return()}
+	return []insn{{code: moveImm32, imm: allowed}, {code: exitProg}}
 }
 
 // deviceMatch returns the rule's verdict if it matches, else goes on behind its own code.
-func deviceMatch(r specs.LinuxDeviceCgroup, name string) asm.Instructions {
-	next := name + "-next"
-	var code asm.Instructions
+func deviceMatch(r specs.LinuxDeviceCgroup) []insn {
+	var code []insn
 	if kind := map[string]int32{"b": typeBlock, "c": typeChar}[r.Type]; kind != 0 {
-		code = append(code, asm.JNE.Imm(asm.R2, kind, next))
+		code = append(code, insn{code: jumpNe32, regs: regs(2, 0), imm: kind})
 	}
 	var access int32
 	for letter, bit := range map[string]int32{"m": accessMknod, "r": accessRead, "w": accessWrite} {
@@ -165,19 +149,24 @@ func deviceMatch(r specs.LinuxDeviceCgroup, name string) asm.Instructions {
 	}
 	if access != accessMknod|accessRead|accessWrite {
 		// An allowing rule must cover all that is asked, a denying one applies to any of it.
-		code = append(code, asm.Mov.Reg32(asm.R6, asm.R3))
+		code = append(code, insn{code: moveReg32, regs: regs(6, 3)})
 		if r.Allow {
-			code = append(code, asm.And.Imm32(asm.R6, ^access), asm.JNE.Imm(asm.R6, 0, next))
+			code = append(code, insn{code: andImm32, regs: regs(6, 0), imm: ^access}, insn{code: jumpNe32, regs: regs(6, 0)})
 		} else {
-			code = append(code, asm.And.Imm32(asm.R6, access), asm.JEq.Imm(asm.R6, 0, next))
+			code = append(code, insn{code: andImm32, regs: regs(6, 0), imm: access}, insn{code: jumpEq32, regs: regs(6, 0)})
 		}
 	}
 	if r.Major != nil && *r.Major >= 0 {
-		code = append(code, asm.JNE.Imm(asm.R4, int32(*r.Major), next))
+		code = append(code, insn{code: jumpNe32, regs: regs(4, 0), imm: int32(*r.Major)})
 	}
 	if r.Minor != nil && *r.Minor >= 0 {
-		code = append(code, asm.JNE.Imm(asm.R5, int32(*r.Minor), next))
+		code = append(code, insn{code: jumpNe32, regs: regs(5, 0), imm: int32(*r.Minor)})
 	}
 	code = append(code, verdict(r)...)
-	return append(code, asm.Mov.Imm32(asm.R0, 0).WithSymbol(next))
+	for i := range code {
+		if code[i].code == jumpNe32 || code[i].code == jumpEq32 {
+			code[i].off = int16(len(code) - i - 1)
+		}
+	}
+	return code
 }
