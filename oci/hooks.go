@@ -3,7 +3,6 @@ package oci
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +10,7 @@ import (
 	"os/exec"
 	"time"
 
+	"github.com/go-json-experiment/json"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -75,7 +75,7 @@ func (h *hookRunner) poststop() {
 
 // run runs hooks one after the other, in a container's namespaces if it is given.
 func (h *hookRunner) run(list []specs.Hook, container *spawn.Process) error {
-	state, err := json.Marshal(h.state)
+	state, err := json.Marshal(h.state, lenient)
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package oci
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -10,12 +9,17 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"gantry/cgroup"
 	"gantry/spawn"
 )
+
+// lenient reads JSON as encoding/json does, and so runc: names in any case, given twice, and any bytes in strings.
+var lenient = json.JoinOptions(json.MatchCaseInsensitiveNames(true), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 
 // ReadSpec reads a bundle's config.json.
 func ReadSpec(bundle string) (*specs.Spec, error) {
@@ -24,7 +28,7 @@ func ReadSpec(bundle string) (*specs.Spec, error) {
 		return nil, fmt.Errorf("read bundle: %w", err)
 	}
 	var spec specs.Spec
-	if err := json.Unmarshal(text, &spec); err != nil {
+	if err := json.Unmarshal(text, &spec, lenient); err != nil {
 		return nil, fmt.Errorf("read bundle %s: config.json: %w", bundle, err)
 	}
 	return &spec, nil

@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -43,7 +43,7 @@ func (c *Container) dir() string { return c.runtime.dir(c.ID) }
 
 // save writes state.json atomically.
 func (r *Runtime) save(rec *record) error {
-	text, err := json.Marshal(rec)
+	text, err := json.Marshal(rec, lenient)
 	if err != nil {
 		return fmt.Errorf("store state of container %s: %w", rec.ID, err)
 	}
@@ -73,7 +73,7 @@ func (c *Container) load() (*record, error) {
 		return nil, fmt.Errorf("read state of container %s: %w", c.ID, err)
 	}
 	var rec record
-	if err := json.Unmarshal(text, &rec); err != nil {
+	if err := json.Unmarshal(text, &rec, lenient); err != nil {
 		return nil, fmt.Errorf("read state of container %s: %w", c.ID, err)
 	}
 	if rec.Spec == nil { // its creator was killed

@@ -124,7 +124,7 @@ func run(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
 		defer terminal.close()
 		signals := make(chan os.Signal, 64)
 		if !l.detach {
-			signal.Notify(signals)
+			signal.Notify(signals, forwarded...)
 		}
 		c, process, err := a.create(ctx, args[0], spec, l, terminal)
 		if err != nil {
@@ -182,6 +182,13 @@ func follow(process *oci.Process, terminal *terminal, signals chan os.Signal) (e
 		return exitCode(128 + int(status.Signal())), nil
 	}
 	return exitCode(status.ExitStatus()), nil
+}
+
+// forwarded are the signals that a container gets by way of us: those that terminals, shells and service managers send.
+// Each costs the start some time, and of the others nobody sends one to a process that does not ask for it.
+var forwarded = []os.Signal{
+	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGCONT,
+	unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGWINCH, unix.SIGPIPE,
 }
 
 func forward(process *oci.Process, terminal *terminal, s os.Signal) {
