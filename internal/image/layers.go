@@ -107,6 +107,9 @@ func (l *layers) unpack(ctx context.Context, id digest.Digest, stream io.Reader)
 	if err := os.Mkdir(root, 0o755); err != nil {
 		return nil, err
 	}
+	if err := os.Chmod(root, 0o755); err != nil { // whatever the umask is
+		return nil, err
+	}
 	plain, err := decompress(stream)
 	if err != nil {
 		return nil, err
@@ -114,7 +117,7 @@ func (l *layers) unpack(ctx context.Context, id digest.Digest, stream io.Reader)
 	defer plain.Close()
 	hash := sha256.New()
 	counted := &bounded{ctx: ctx, r: io.TeeReader(plain, hash), left: l.bytes}
-	u := &unpacker{entries: l.entries}
+	u := &unpacker{entries: l.entries, left: l.bytes}
 	if err := u.unpack(root, counted); err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path"
 	"strings"
@@ -18,27 +19,28 @@ import (
 // resolved inside the directory by the kernel (openat2, RESOLVE_IN_ROOT), and every change is made by a descriptor of
 // the parent directory and a single name. See the image specification's layer.md.
 type unpacker struct {
-	entries int64 // how many may still come
+	entries int64 // how many entries and directories may still be made
+	left    int64 // how many bytes of files may still come
 	bytes   int64 // of files, so far
+	names   int64 // bytes of names of directories, which are kept in memory until the end
 
 	root      int
 	parent    int    // the last entry's directory, mostly the next one's too
 	parentDir string // its path; "" if there is none
 	times     []dirTime
 	buf       []byte
+
+	whiteouts, opaques bool // whether there are any
 }
 
 // dirTime is a directory whose time is set at the end: what is put into it would change it.
 type dirTime struct {
-	path string
-	time time.Time
+	path  string
+	inode uint64 // another directory may be there by then
+	time  time.Time
 }
 
-const (
-	whiteoutPrefix = ".wh."
-	whiteoutMeta   = ".wh..wh."
-	whiteoutOpaque = ".wh..wh..opq"
-)
+const maxDirNames = 128 << 20
 
 func (u *unpacker) unpack(dir string, r io.Reader) error {
 	root, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -53,18 +55,35 @@ func (u *unpacker) unpack(dir string, r io.Reader) error {
 	for t := tar.NewReader(r); ; {
 		header, err := t.Next()
 		if err == io.EOF {
-			return u.setTimes()
+			return errors.Join(u.dropNeedless(dir), u.setTimes())
 		}
 		if err != nil {
 			return fmt.Errorf("read tar: %w", err)
 		}
-		if u.entries--; u.entries < 0 {
-			return fmt.Errorf("the layer has more entries than the limit allows: %w", errdefs.ErrInvalidArgument)
+		if err := u.count(); err != nil {
+			return err
 		}
 		if err := u.entry(header, t); err != nil {
 			return fmt.Errorf("entry %q: %w", header.Name, err)
 		}
 	}
+}
+
+func (u *unpacker) count() error {
+	if u.entries--; u.entries < 0 {
+		return fmt.Errorf("the layer has more entries than the limit allows: %w", errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// spend takes bytes from what the layer may still use. The stream has a bound of its own, but a sparse file takes no
+// bytes of it.
+func (u *unpacker) spend(n int64) error {
+	if n < 0 || n > u.left {
+		return fmt.Errorf("the layer is bigger than the limit for unpacked layers: %w", errdefs.ErrInvalidArgument)
+	}
+	u.left -= n
+	return nil
 }
 
 // errEscape: a name that leads out of the layer.
@@ -85,8 +104,8 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 	if err != nil {
 		return err
 	}
-	if h.Typeflag == tar.TypeXGlobalHeader {
-		return nil
+	if h.Typeflag == tar.TypeXGlobalHeader || strings.HasPrefix(name, whiteoutMeta) && name != whiteoutOpaque {
+		return nil // of another storage driver
 	}
 	if name == "" { // the root itself
 		if h.Typeflag != tar.TypeDir {
@@ -100,7 +119,7 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 		return err
 	}
 	if strings.HasPrefix(base, whiteoutPrefix) {
-		return whiteout(parent, base)
+		return u.whiteout(parent, base)
 	}
 	return u.create(parent, base, name, h, content)
 }
@@ -113,15 +132,9 @@ func (u *unpacker) enter(dir string) (int, error) {
 	if dir == u.parentDir && u.parent >= 0 {
 		return u.parent, nil
 	}
-	fd, err := u.open(dir)
-	if err == unix.ENOENT {
-		if err := u.makeAll(dir); err != nil {
-			return -1, err
-		}
-		fd, err = u.open(dir)
-	}
+	fd, err := u.openOrMake(dir)
 	if err != nil {
-		return -1, &os.PathError{Op: "open", Path: dir, Err: err}
+		return -1, err
 	}
 	u.leave()
 	u.parent, u.parentDir = fd, dir
@@ -141,63 +154,49 @@ func (u *unpacker) open(dir string) (int, error) {
 	})
 }
 
-// makeAll makes a directory and those above it, as root's, 0755: streams may leave them out.
-func (u *unpacker) makeAll(dir string) error {
-	above := path.Dir(dir)
-	parent := u.root
-	if above != "." {
-		fd, err := u.open(above)
-		if err == unix.ENOENT {
-			if err := u.makeAll(above); err != nil {
-				return err
-			}
-			fd, err = u.open(above)
+// openOrMake opens a directory, made as root's, 0755, with those above it: streams may leave them out.
+func (u *unpacker) openOrMake(dir string) (int, error) {
+	fd, err := u.open(dir)
+	if err == unix.ENOENT || err == unix.ENOTDIR { // nothing, or a whiteout
+		if err := u.makeAll(dir); err != nil {
+			return -1, err
 		}
+		fd, err = u.open(dir)
+	}
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	return fd, nil
+}
+
+func (u *unpacker) makeAll(dir string) error {
+	parent := u.root
+	if above := path.Dir(dir); above != "." {
+		fd, err := u.openOrMake(above)
 		if err != nil {
-			return &os.PathError{Op: "open", Path: above, Err: err}
+			return err
 		}
 		defer unix.Close(fd)
 		parent = fd
 	}
-	if err := unix.Mkdirat(parent, path.Base(dir), 0o755); err != nil && err != unix.EEXIST {
+	if err := u.count(); err != nil {
+		return err
+	}
+	base := path.Base(dir)
+	err := unix.Mkdirat(parent, base, 0o755)
+	if err == unix.EEXIST {
+		if hidden, statErr := isWhiteout(parent, base); statErr != nil || !hidden {
+			return statErr
+		}
+		err = u.replaceByDir(parent, base, 0o755)
+	}
+	if err == nil {
+		err = unix.Fchmodat(parent, base, 0o755, 0) // whatever the umask is
+	}
+	if err != nil {
 		return &os.PathError{Op: "mkdir", Path: dir, Err: err}
 	}
 	return nil
-}
-
-// whiteout hides what lower layers have, in overlay's own form: a device 0:0 in place of the name, or for all of a
-// directory an attribute; see the kernel's filesystems/overlayfs, "whiteouts and opaque directories".
-func whiteout(parent int, base string) error {
-	switch {
-	case base == whiteoutOpaque:
-		return unix.Fsetxattr(parent, "trusted.overlay.opaque", []byte("y"), 0)
-	case strings.HasPrefix(base, whiteoutMeta):
-		return nil // bookkeeping of another storage driver
-	}
-	hidden := strings.TrimPrefix(base, whiteoutPrefix)
-	if hidden == "" || hidden == "." || hidden == ".." {
-		return errEscape
-	}
-	if err := remove(parent, hidden); err != nil {
-		return err
-	}
-	return unix.Mknodat(parent, hidden, unix.S_IFCHR, 0)
-}
-
-// remove makes way for an entry: a later one of a name replaces the earlier.
-func remove(parent int, base string) error {
-	err := unix.Unlinkat(parent, base, 0)
-	if err == nil || err == unix.ENOENT {
-		return nil
-	}
-	if err != unix.EISDIR && err != unix.EPERM {
-		return &os.PathError{Op: "remove", Path: base, Err: err}
-	}
-	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", parent))
-	if err != nil {
-		return err
-	}
-	return errors.Join(root.RemoveAll(base), root.Close())
 }
 
 func (u *unpacker) create(parent int, base, name string, h *tar.Header, content io.Reader) error {
@@ -207,11 +206,8 @@ func (u *unpacker) create(parent int, base, name string, h *tar.Header, content 
 	if h.Typeflag == tar.TypeLink {
 		return u.link(parent, base, name, h)
 	}
-	if err := remove(parent, base); err != nil {
+	if err := u.remove(parent, base); err != nil {
 		return err
-	}
-	if u.parentDir == name || strings.HasPrefix(u.parentDir, name+"/") {
-		u.leave()
 	}
 	mode := uint32(h.Mode & 0o7777)
 	device := unix.Mkdev(uint32(h.Devmajor), uint32(h.Devminor))
@@ -244,10 +240,7 @@ func (u *unpacker) directory(parent int, base, name string, h *tar.Header) error
 			return err
 		}
 		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-			if err := remove(parent, base); err != nil {
-				return err
-			}
-			err = unix.Mkdirat(parent, base, 0o700)
+			err = u.replaceByDir(parent, base, 0o700)
 		} else {
 			err = nil
 		}
@@ -280,7 +273,7 @@ func (u *unpacker) link(parent int, base, name string, h *tar.Header) error {
 		}
 		defer unix.Close(from)
 	}
-	if err := remove(parent, base); err != nil {
+	if err := u.remove(parent, base); err != nil {
 		return err
 	}
 	if err := unix.Linkat(from, file, parent, base, 0); err != nil {
@@ -290,6 +283,9 @@ func (u *unpacker) link(parent int, base, name string, h *tar.Header) error {
 }
 
 func (u *unpacker) file(parent int, base string, h *tar.Header, content io.Reader) error {
+	if err := u.spend(h.Size); err != nil {
+		return err
+	}
 	fd, err := unix.Openat(parent, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
@@ -309,6 +305,9 @@ type onlyWriter struct{ io.Writer }
 // describe sets owner, mode, attributes and time of an open file or directory, in the order in which one does not
 // undo the other: a change of owner clears set-user-ID bits and capabilities. A directory's time waits (dir is its path).
 func (u *unpacker) describe(fd int, h *tar.Header, dir string) error {
+	if err := checkOwner(h); err != nil {
+		return err
+	}
 	if err := unix.Fchown(fd, h.Uid, h.Gid); err != nil {
 		return fmt.Errorf("set owner %d:%d: %w", h.Uid, h.Gid, err)
 	}
@@ -320,15 +319,35 @@ func (u *unpacker) describe(fd int, h *tar.Header, dir string) error {
 			return fmt.Errorf("set attribute %s: %w", key, err)
 		}
 	}
-	if h.Typeflag == tar.TypeDir {
-		u.times = append(u.times, dirTime{dir, h.ModTime})
-		return nil
+	if h.Typeflag != tar.TypeDir {
+		return setTime(fd, "", h.ModTime)
 	}
-	return setTime(fd, "", h.ModTime)
+	if u.names += int64(len(dir)); u.names > maxDirNames {
+		return fmt.Errorf("the names of the layer's directories have more than %d bytes: %w", maxDirNames, errdefs.ErrInvalidArgument)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("stat: %w", err)
+	}
+	u.times = append(u.times, dirTime{dir, st.Ino, h.ModTime})
+	return nil
+}
+
+// checkOwner refuses ids that the kernel would cut to 32 bits, or take as "leave it": 1<<32 would be root.
+func checkOwner(h *tar.Header) error {
+	for _, id := range []int{h.Uid, h.Gid} {
+		if id < 0 || uint64(id) >= math.MaxUint32 {
+			return fmt.Errorf("owner %d:%d is out of range: %w", h.Uid, h.Gid, errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
 }
 
 // describeAt likewise for what is not opened: links, devices, FIFOs.
 func (u *unpacker) describeAt(parent int, base string, h *tar.Header) error {
+	if err := checkOwner(h); err != nil {
+		return err
+	}
 	if err := unix.Fchownat(parent, base, h.Uid, h.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return fmt.Errorf("set owner %d:%d: %w", h.Uid, h.Gid, err)
 	}
@@ -338,7 +357,11 @@ func (u *unpacker) describeAt(parent int, base string, h *tar.Header) error {
 		}
 	}
 	for key, value := range xattrs(h) {
-		if err := unix.Lsetxattr(fmt.Sprintf("/proc/self/fd/%d/%s", parent, base), key, []byte(value), 0); err != nil && err != unix.ENOTSUP {
+		err := unix.Lsetxattr(fmt.Sprintf("/proc/self/fd/%d/%s", parent, base), key, []byte(value), 0)
+		if err == unix.EPERM && strings.HasPrefix(key, "user.") { // only files and directories can have them
+			continue
+		}
+		if err != nil && err != unix.ENOTSUP {
 			return fmt.Errorf("set attribute %s: %w", key, err)
 		}
 	}
@@ -377,14 +400,16 @@ func setTime(fd int, name string, t time.Time) error {
 	return nil
 }
 
-// setTimes sets the times of directories, now that nothing is put into them any more.
+// setTimes sets the times of directories, now that nothing is put into them any more. A directory's name may have led
+// through links, but it is none itself.
 func (u *unpacker) setTimes() error {
 	for _, d := range u.times {
 		fd := u.root
 		if d.path != "" {
 			var err error
 			fd, err = unix.Openat2(u.root, d.path, &unix.OpenHow{
-				Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS,
+				Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+				Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 			})
 			if err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ELOOP { // a later entry replaced it
 				continue
@@ -393,7 +418,11 @@ func (u *unpacker) setTimes() error {
 				return &os.PathError{Op: "open", Path: d.path, Err: err}
 			}
 		}
-		err := setTime(fd, "", d.time)
+		var st unix.Stat_t
+		err := unix.Fstat(fd, &st)
+		if err == nil && st.Ino == d.inode {
+			err = setTime(fd, "", d.time)
+		}
 		if fd != u.root {
 			_ = unix.Close(fd)
 		}

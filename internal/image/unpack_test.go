@@ -3,6 +3,7 @@ package image
 import (
 	"archive/tar"
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,15 +63,69 @@ func TestEvilTars(t *testing.T) {
 		"replaced while it is used":   {[]entry{file("d/a", "x"), link(tar.TypeSymlink, "d", ".."), file("d/secret", "x")}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := unpackInto(t, unpacker{entries: 100}, c.entries...); (err != nil) != c.refused {
+			if _, err := unpackInto(t, unpacker{entries: 100, left: 1 << 20}, c.entries...); (err != nil) != c.refused {
 				t.Errorf("refused %v, want %v: %v", err != nil, c.refused, err)
 			}
 		})
 	}
 }
 
-func TestEntryLimit(t *testing.T) {
-	if _, err := unpackInto(t, unpacker{entries: 2}, file("a", ""), file("b", ""), file("c", "")); !errdefs.IsInvalidArgument(err) {
-		t.Errorf("three entries of two: %v", err)
+// sparse is an entry of GNU's old sparse format: a file of a size of which the stream holds nothing.
+func sparse(t *testing.T, name string, size int64) []byte {
+	t.Helper()
+	block := tarOf(t, entry{tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Format: tar.FormatGNU}, ""})[:512]
+	block[156] = tar.TypeGNUSparse
+	copy(block[386:], fmt.Sprintf("%011o\x00%011o\x00", size, 0)) // one piece of data, empty, at the end
+	copy(block[483:], fmt.Sprintf("%011o\x00", size))
+	sum := 0
+	for i, b := range block {
+		if i >= 148 && i < 156 {
+			b = ' '
+		}
+		sum += int(b)
+	}
+	copy(block[148:], fmt.Sprintf("%06o\x00 ", sum))
+	return append(block, make([]byte, 1024)...)
+}
+
+// TestUnpackLimits: what a layer would take beyond its limits is refused, and before it is taken.
+func TestUnpackLimits(t *testing.T) {
+	deep := strings.Repeat("d/", 50)
+	for name, c := range map[string]struct {
+		limits  unpacker
+		stream  []byte
+		refused bool
+	}{
+		"as many entries as allowed":    {unpacker{entries: 3, left: 9}, tarOf(t, file("a", ""), file("b", ""), file("c", "")), false},
+		"an entry too many":             {unpacker{entries: 2, left: 9}, tarOf(t, file("a", ""), file("b", ""), file("c", "")), true},
+		"the same entry again":          {unpacker{entries: 2, left: 9}, tarOf(t, file("a", ""), file("a", ""), file("a", "")), true},
+		"directories without an entry":  {unpacker{entries: 20, left: 9}, tarOf(t, file(deep+"a", "")), true},
+		"directories that just fit":     {unpacker{entries: 51, left: 9}, tarOf(t, file(deep+"a", "")), false},
+		"whiteouts":                     {unpacker{entries: 1, left: 9}, tarOf(t, file(".wh.a", ""), file(".wh.b", "")), true},
+		"as many bytes as allowed":      {unpacker{entries: 9, left: 9}, tarOf(t, file("a", "12345"), file("b", "6789")), false},
+		"a byte too many":               {unpacker{entries: 9, left: 8}, tarOf(t, file("a", "12345"), file("b", "6789")), true},
+		"a sparse file of four gigabytes":   {unpacker{entries: 9, left: 1 << 30}, sparse(t, "a", 1<<32), true},
+		"a sparse file that fits":       {unpacker{entries: 9, left: 1 << 20}, sparse(t, "a", 1<<20), false},
+		"an owner of more than 32 bits": {unpacker{entries: 9, left: 9}, tarOf(t, entry{tar.Header{Name: "a", Typeflag: tar.TypeReg, Uid: 1 << 32, Mode: 0o4755}, ""}), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			err := c.limits.unpack(root, bytes.NewReader(c.stream))
+			if c.refused != errdefs.IsInvalidArgument(err) || !c.refused && err != nil {
+				t.Errorf("refused: want %v, got %v", c.refused, err)
+			}
+			var used int64
+			if err := filepath.WalkDir(root, func(_ string, d os.DirEntry, err error) error {
+				if err == nil && d.Type().IsRegular() {
+					info, infoErr := d.Info()
+					if err = infoErr; err == nil {
+						used += info.Size()
+					}
+				}
+				return err
+			}); err != nil || used > 1<<20 {
+				t.Errorf("took %d bytes, %v", used, err)
+			}
+		})
 	}
 }
