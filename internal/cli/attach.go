@@ -11,6 +11,8 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
+
+	"gantry/internal/detach"
 )
 
 // session connects the standard streams with those of a container or an exec; nil streams are not attached.
@@ -21,7 +23,7 @@ type session struct {
 	detachKeys []byte
 }
 
-// transfer copies until the output ends (or, with no output attached, the input) and returns errDetached when the
+// transfer copies until the output ends (or, with no output attached, the input) and returns detach.ErrDetached when the
 // user typed the detach sequence. A terminal is in raw mode meanwhile.
 func (s *session) transfer(conn *stream) error {
 	defer func() { _ = conn.Close() }()
@@ -32,7 +34,7 @@ func (s *session) transfer(conn *stream) error {
 			return fmt.Errorf("set the terminal to raw mode: %w", err)
 		}
 		defer restore()
-		in = newDetachReader(in, s.detachKeys)
+		in = detach.NewReader(in, s.detachKeys)
 	}
 	inputEnd, outputEnd := make(chan error, 1), make(chan error, 1)
 	go func() { inputEnd <- sendInput(conn, in) }()
@@ -46,7 +48,7 @@ func (s *session) transfer(conn *stream) error {
 		case err := <-outputEnd:
 			return err
 		case err := <-inputEnd:
-			if errors.Is(err, errDetached) || (s.out == nil && s.err == nil) {
+			if errors.Is(err, detach.ErrDetached) || (s.out == nil && s.err == nil) {
 				return err
 			}
 			inputEnd = nil // the output goes on; a broken pipe of the input is its end
@@ -59,7 +61,7 @@ func sendInput(conn *stream, in io.Reader) error {
 		return nil
 	}
 	_, err := io.Copy(conn.Conn, in)
-	if errors.Is(err, errDetached) {
+	if errors.Is(err, detach.ErrDetached) {
 		return err
 	}
 	_ = conn.CloseWrite()
@@ -98,7 +100,7 @@ func attachQuery(c *container.Config, detachKeys string, logs bool) url.Values {
 
 // session makes the session for the streams that config attaches. On a terminal stderr is part of stdout.
 func (a *app) session(c *container.Config, detachKeys string) (*session, error) {
-	keys, err := parseDetachKeys(detachKeys)
+	keys, err := detach.ParseKeys(detachKeys)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,8 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
+
+	"gantry/internal/detach"
 )
 
 type execOptions struct {
@@ -92,7 +94,7 @@ func (a *app) execAttached(ctx context.Context, api *client.Client, id string, o
 			_, _ = api.ExecResize(ctx, id, client.ExecResizeOptions{Height: h, Width: w}) // it may have ended
 		})
 	}
-	if err := s.transfer(conn); errors.Is(err, errDetached) {
+	if err := s.transfer(conn); errors.Is(err, detach.ErrDetached) {
 		return err
 	}
 	ended, err := api.ExecInspect(ctx, id, client.ExecInspectOptions{})

@@ -14,6 +14,8 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 	"golang.org/x/sys/unix"
+
+	"gantry/internal/detach"
 )
 
 // follow says how a container is watched: which streams, which exit.
@@ -63,9 +65,9 @@ func (a *app) follow(ctx context.Context, api *client.Client, id string, f follo
 	if f.config.Tty {
 		followSize(ctx, a.out, resizer(ctx, api, id))
 	}
-	if err := s.transfer(at.conn); errors.Is(err, errDetached) {
+	if err := s.transfer(at.conn); errors.Is(err, detach.ErrDetached) {
 		if start == nil {
-			return errDetached
+			return detach.ErrDetached
 		}
 		return nil
 	}

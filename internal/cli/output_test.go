@@ -17,6 +17,8 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/jsonstream"
+
+	"gantry/internal/detach"
 )
 
 func TestListFormats(t *testing.T) {
@@ -249,7 +251,7 @@ func TestTransferDetaches(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	session := session{in: strings.NewReader("hi\x10\x11"), out: &out, tty: true, detachKeys: defaultDetachKeys}
+	session := session{in: strings.NewReader("hi\x10\x11"), out: &out, tty: true, detachKeys: detach.DefaultKeys}
 	if err := session.transfer(conn); err == nil || err.Error() != "read escape sequence" {
 		t.Errorf("transfer ended with %v", err)
 	}

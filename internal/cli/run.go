@@ -14,6 +14,8 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
+
+	"gantry/internal/detach"
 )
 
 // runOptions are the flags of run alone.
@@ -36,7 +38,7 @@ func newRun(a *app) *cobra.Command {
 				err = opts.validate()
 			}
 			if err == nil {
-				_, err = parseDetachKeys(opts.detachKeys)
+				_, err = detach.ParseKeys(opts.detachKeys)
 			}
 			if err == nil && opts.detach && len(flags.attach) > 0 {
 				err = errors.New("conflicting options: cannot specify both --attach and --detach")

@@ -1,13 +1,9 @@
 package cli
 
 import (
-	"bytes"
-	"errors"
-	"io"
 	"path"
 	"strings"
 	"testing"
-	"testing/iotest"
 
 	"github.com/moby/moby/api/types/network"
 )
@@ -90,60 +86,6 @@ func TestBadFlagValues(t *testing.T) {
 			t.Errorf("run %q: exit code %d, requests %q; want a refusal", args, got.code, s.seen())
 		}
 	}
-}
-
-func TestDetachKeys(t *testing.T) {
-	for text, want := range map[string]string{"": "\x10\x11", "ctrl-a": "\x01", "ctrl-p,ctrl-q": "\x10\x11", "a,b": "ab", "ctrl-[,ctrl-@": "\x1b\x00", "ctrl-_": "\x1f", "CTRL-Z": "\x1a"} {
-		if got, err := parseDetachKeys(text); err != nil || string(got) != want {
-			t.Errorf("parseDetachKeys(%q) = %q, %v; want %q", text, got, err, want)
-		}
-	}
-	for _, bad := range []string{"ctrl-1", "ab", ",", "ctrl-"} {
-		if _, err := parseDetachKeys(bad); err == nil {
-			t.Errorf("%q was accepted", bad)
-		}
-	}
-}
-
-func TestDetachReader(t *testing.T) {
-	for _, test := range []struct {
-		keys, in, out string
-		detached      bool
-	}{
-		{"pq", "hello", "hello", false},
-		{"pq", "hepq after", "he", true},
-		{"pq", "hepxpq", "hepx", true},
-		{"pq", "pp", "pp", false},
-		{"pq", "ppq", "p", true},
-		{"aab", "aaab", "a", true},
-		{"abab", "ababab", "", true},
-		{"abac", "ababac", "ab", true},
-		{"a", "xa", "x", true},
-	} {
-		for name, wrap := range map[string]func(io.Reader) io.Reader{
-			"whole": func(r io.Reader) io.Reader { return r }, "bytes": iotest.OneByteReader, "late error": iotest.DataErrReader,
-		} {
-			got, err := io.ReadAll(newDetachReader(wrap(strings.NewReader(test.in)), []byte(test.keys)))
-			if string(got) != test.out || errors.Is(err, errDetached) != test.detached || err != nil && !test.detached {
-				t.Errorf("%s: keys %q, input %q: %q, %v; want %q, detached %v", name, test.keys, test.in, got, err, test.out, test.detached)
-			}
-		}
-	}
-}
-
-func FuzzDetachReader(f *testing.F) {
-	f.Add("ctrl", []byte("xxctrctrlyy"))
-	f.Add("aab", []byte("aaaab"))
-	f.Fuzz(func(t *testing.T, keys string, in []byte) {
-		if keys == "" {
-			return
-		}
-		want, _, detached := strings.Cut(string(in), keys)
-		got, err := io.ReadAll(newDetachReader(bytes.NewReader(in), []byte(keys)))
-		if string(got) != want || errors.Is(err, errDetached) != detached {
-			t.Errorf("keys %q, input %q: %q, %v; want %q, %v", keys, in, got, err, want, detached)
-		}
-	})
 }
 
 func FuzzPorts(f *testing.F) {

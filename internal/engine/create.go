@@ -101,6 +101,10 @@ func (e *Engine) check(c *Config, img *image.Image) ([]mountPoint, []string, err
 	if err := e.checkModes(host); err != nil {
 		return nil, nil, err
 	}
+	warnings, err := checkConfig(c)
+	if err != nil {
+		return nil, nil, err
+	}
 	if _, err := logOptions(host.LogConfig, ""); err != nil {
 		return nil, nil, err
 	}
@@ -125,23 +129,17 @@ func (e *Engine) check(c *Config, img *image.Image) ([]mountPoint, []string, err
 		}
 	}
 	_, err = buildSpec(c.Config, host, start{ID: "check", Hostname: "check", Image: &img.Config, User: specs.User{}, Home: "/", Cgroup: "/check"})
-	return points, nil, err
+	return points, warnings, err
 }
 
 // checkModes refuses what this engine cannot do, instead of passing over it.
 func (e *Engine) checkModes(host *container.HostConfig) error {
-	refuse := func(format string, a ...any) error {
-		return fmt.Errorf(format+"%w", append(a, noText{errdefs.ErrInvalidArgument})...)
-	}
 	mode := host.NetworkMode
 	switch {
 	case mode.IsDefault(), mode.IsHost(), mode.IsNone():
 	case mode.IsContainer():
 		if _, err := e.lookup(mode.ConnectedContainer()); err != nil {
 			return err
-		}
-		if len(host.PortBindings) > 0 || host.PublishAllPorts {
-			return refuse("conflicting options: port publishing and the container type network mode")
 		}
 	default:
 		return fmt.Errorf("network %s not found%w", mode, noText{errdefs.ErrNotFound})

@@ -318,6 +318,12 @@ func (e *Engine) ResizeExec(ctx context.Context, id string, height, width uint) 
 	if err != nil {
 		return err
 	}
+	x.mu.Lock()
+	running := x.running
+	x.mu.Unlock()
+	if !running {
+		return refuse("exec process is not started")
+	}
 	return e.resize(ctx, x.container.ID, x.ID, height, width)
 }
 

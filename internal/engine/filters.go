@@ -23,6 +23,18 @@ func knownFilters(filters map[string]map[string]bool, known ...string) error {
 	return nil
 }
 
+// boolFilters refuses values of these filters that are neither true nor false, and both at once.
+func boolFilters(filters map[string]map[string]bool, keys ...string) error {
+	for _, key := range keys {
+		for v := range filters[key] {
+			if _, err := strconv.ParseBool(v); err != nil || len(filters[key]) > 1 {
+				return refuse("invalid filter '%s=%v'", key, slices.Sorted(maps.Keys(filters[key])))
+			}
+		}
+	}
+	return nil
+}
+
 // anyMatch is true if there is no value, or if one matches.
 func anyMatch(values map[string]bool, match func(string) bool) bool {
 	if len(values) == 0 {
@@ -97,6 +109,18 @@ func parseTime(text string) (time.Time, error) {
 		return time.UnixMicro(int64(seconds * 1e6)), nil
 	}
 	return time.Time{}, fmt.Errorf("invalid time %q: want a duration, seconds since 1970 or RFC 3339%w", text, noText{errdefs.ErrInvalidArgument})
+}
+
+// CheckEventFilters refuses filters for events that nobody would apply.
+func CheckEventFilters(filters map[string]map[string]bool) error {
+	_, err := eventFilter(filters)
+	return err
+}
+
+// CheckPruneFilters refuses filters for pruning that nobody would apply.
+func CheckPruneFilters(filters map[string]map[string]bool) error {
+	_, err := pruneFilter(filters)
+	return err
 }
 
 // eventFilter compiles docker's filters for events.

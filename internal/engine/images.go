@@ -98,6 +98,9 @@ func (e *Engine) imageFilter(ctx context.Context, filters map[string]map[string]
 	if err := knownFilters(filters, "reference", "dangling", "label", "before", "since", "until"); err != nil {
 		return nil, err
 	}
+	if err := boolFilters(filters, "dangling"); err != nil {
+		return nil, err
+	}
 	border := map[string]time.Time{}
 	for _, key := range []string{"before", "since"} {
 		for ref := range filters[key] {
@@ -251,6 +254,9 @@ func (e *Engine) checkRemoval(ctx context.Context, img *image.Image, ref string,
 // PruneImages removes images without a name, or with the filter dangling=false all that no container uses.
 func (e *Engine) PruneImages(ctx context.Context, filters map[string]map[string]bool) (imageapi.PruneReport, error) {
 	report := imageapi.PruneReport{ImagesDeleted: []imageapi.DeleteResponse{}}
+	if err := boolFilters(filters, "dangling"); err != nil {
+		return report, err
+	}
 	all := false
 	rest := map[string]map[string]bool{}
 	for key, values := range filters {

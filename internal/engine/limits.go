@@ -4,11 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	task "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/moby/moby/api/types/blkiodev"
 	"github.com/moby/moby/api/types/container"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
@@ -29,6 +32,20 @@ func mergeUpdate(host *container.HostConfig, u container.UpdateConfig) error {
 	set(&host.CpusetCpus, u.CpusetCpus)
 	set(&host.CpusetMems, u.CpusetMems)
 	set(&host.PidsLimit, u.PidsLimit)
+	for _, list := range []struct{ to, from *[]*blkiodev.ThrottleDevice }{
+		{&host.BlkioDeviceReadBps, &u.BlkioDeviceReadBps}, {&host.BlkioDeviceWriteBps, &u.BlkioDeviceWriteBps},
+		{&host.BlkioDeviceReadIOps, &u.BlkioDeviceReadIOps}, {&host.BlkioDeviceWriteIOps, &u.BlkioDeviceWriteIOps},
+	} {
+		if *list.from != nil {
+			*list.to = *list.from
+		}
+	}
+	if u.BlkioWeightDevice != nil {
+		host.BlkioWeightDevice = u.BlkioWeightDevice
+	}
+	if err := fixed(u); err != nil {
+		return err
+	}
 	if u.NanoCPUs != 0 {
 		if host.CPUPeriod != 0 || host.CPUQuota != 0 {
 			return fmt.Errorf("conflicting options: Nano CPUs cannot be updated as CPU Period or Quota has already been set%w", noText{errdefs.ErrInvalidArgument})
@@ -46,6 +63,21 @@ func mergeUpdate(host *container.HostConfig, u container.UpdateConfig) error {
 	}
 	_, err := resources(&host.Resources)
 	return err
+}
+
+// fixed refuses to change what a container keeps from its creation to its end.
+func fixed(u container.UpdateConfig) error {
+	for field, given := range map[string]bool{
+		"CgroupParent": u.CgroupParent != "", "Devices": len(u.Devices) > 0, "DeviceCgroupRules": len(u.DeviceCgroupRules) > 0,
+		"DeviceRequests": len(u.DeviceRequests) > 0, "MemorySwappiness": u.MemorySwappiness != nil, "OomKillDisable": u.OomKillDisable != nil,
+		"Ulimits": len(u.Ulimits) > 0, "CpuCount": u.CPUCount != 0, "CpuPercent": u.CPUPercent != 0,
+		"IOMaximumIOps": u.IOMaximumIOps != 0, "IOMaximumBandwidth": u.IOMaximumBandwidth != 0,
+	} {
+		if given {
+			return refuse("%s cannot be updated: make another container", field)
+		}
+	}
+	return nil
 }
 
 func set[T comparable](field *T, value T) {
@@ -71,7 +103,20 @@ func (c *Container) applyLimits(ctx context.Context, host *container.HostConfig)
 	}
 	_, err = shim.Task.Update(ctx, &task.UpdateTaskRequest{ID: c.ID, Resources: &anypb.Any{TypeUrl: resourcesAny, Value: value}})
 	if err = errgrpc.ToNative(err); err != nil {
-		return fmt.Errorf("update container %s: %w", c.ID, err)
+		return fmt.Errorf("update container %s: %w%w", c.ID, err, noText{refusalOf(err)})
+	}
+	return nil
+}
+
+// refusalOf classifies what the kernel said to a limit, of which the supervisor passes on only the words.
+func refusalOf(err error) error {
+	for errno, class := range map[unix.Errno]error{
+		unix.EINVAL: errdefs.ErrInvalidArgument, unix.ERANGE: errdefs.ErrInvalidArgument,
+		unix.EBUSY: errdefs.ErrConflict, unix.ENOSPC: errdefs.ErrConflict, // less than is in use; no processor or memory node is left
+	} {
+		if strings.HasSuffix(err.Error(), errno.Error()) {
+			return class
+		}
 	}
 	return nil
 }

@@ -190,6 +190,9 @@ func (e *Engine) containerFilter(ctx context.Context, filters map[string]map[str
 	if err != nil {
 		return nil, err
 	}
+	if err := checkContainerFilters(filters); err != nil {
+		return nil, err
+	}
 	for s := range filters["status"] {
 		if err := container.ValidateContainerState(container.ContainerState(s)); err != nil {
 			return nil, fmt.Errorf("%w%w", err, noText{errdefs.ErrInvalidArgument})
@@ -233,6 +236,23 @@ func (e *Engine) containerFilter(ctx context.Context, filters map[string]map[str
 			anyMatch(filters["health"], func(s string) bool { return s == "none" }) &&
 			anyMatch(filters["is-task"], func(s string) bool { return !isTrue(s) })
 	}, nil
+}
+
+// checkContainerFilters refuses values that no container could match.
+func checkContainerFilters(filters map[string]map[string]bool) error {
+	for s := range filters["health"] {
+		if err := container.ValidateHealthStatus(container.HealthStatus(s)); err != nil {
+			return refuse("invalid filter 'health=%s': %v", s, err)
+		}
+	}
+	for _, key := range []string{"publish", "expose"} {
+		for s := range filters[key] {
+			if _, err := netapi.ParsePortRange(s); err != nil {
+				return refuse("invalid filter '%s=%s': %v", key, s, err)
+			}
+		}
+	}
+	return boolFilters(filters, "is-task")
 }
 
 // matchName is docker's: a part of the name, or with ^ and $ its ends.

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"path"
@@ -24,9 +25,11 @@ type mountPoint struct {
 	Source      string     // host path of a bind; name of a volume, "" for an anonymous one
 	Destination string     // clean and absolute
 	ReadOnly    bool
-	Options     []string // of the runtime specification, propagation included, without ro
-	Create      bool     // of a bind: the source is made if it is missing (-v, not --mount)
-	NoCopy      bool     // of a volume: the image's content at the destination is not copied into it
+	Options     []string          // of the runtime specification, propagation included, without ro
+	Create      bool              // of a bind: the source is made if it is missing (-v, not --mount)
+	NoCopy      bool              // of a volume: the image's content at the destination is not copied into it
+	Shallow     bool              // of a read-only mount: those below it stay writable
+	Labels      map[string]string // of a volume that is made for it
 }
 
 // mountPoints collects -v, --mount, --tmpfs and the image's VOLUMEs. What the user asked for wins over the image; the
@@ -143,6 +146,9 @@ func parseMount(in mount.Mount) (mountPoint, error) {
 		return mountPoint{}, err
 	}
 	m := mountPoint{Kind: in.Type, Source: in.Source, Destination: destination, ReadOnly: in.ReadOnly}
+	if err := checkOptions(in); err != nil {
+		return bad(err.Error())
+	}
 	switch in.Type {
 	case mount.TypeBind:
 		if !path.IsAbs(in.Source) {
@@ -153,6 +159,7 @@ func parseMount(in mount.Mount) (mountPoint, error) {
 			if o.NonRecursive {
 				bind = "bind"
 			}
+			m.Shallow = o.NonRecursive || o.ReadOnlyNonRecursive
 			if o.Propagation != "" {
 				propagation = string(o.Propagation)
 			}
@@ -164,19 +171,10 @@ func parseMount(in mount.Mount) (mountPoint, error) {
 			return bad(fmt.Sprintf("volume name %q: letters, digits, _ . - are possible", in.Source))
 		}
 		if o := in.VolumeOptions; o != nil {
-			if o.Subpath != "" {
-				return bad("volume subpath is not supported")
-			}
-			if o.DriverConfig != nil && o.DriverConfig.Name != "" && o.DriverConfig.Name != "local" {
-				return bad(fmt.Sprintf("volume driver %q is not supported", o.DriverConfig.Name))
-			}
-			m.NoCopy = o.NoCopy
+			m.NoCopy, m.Labels = o.NoCopy, o.Labels
 		}
 		m.Options = []string{"rbind", "rprivate"}
 	case mount.TypeTmpfs:
-		if in.Source != "" {
-			return bad("a tmpfs has no source")
-		}
 		m.Options = []string{"noexec", "nosuid", "nodev"}
 		if o := in.TmpfsOptions; o != nil {
 			if o.SizeBytes > 0 {
@@ -195,6 +193,51 @@ func parseMount(in mount.Mount) (mountPoint, error) {
 	return m, nil
 }
 
+// checkOptions refuses options of a --mount that have no meaning, or none here.
+func checkOptions(in mount.Mount) error {
+	bind, volume, tmpfs := in.BindOptions, in.VolumeOptions, in.TmpfsOptions
+	switch {
+	case !slices.Contains([]mount.Consistency{"", mount.ConsistencyDefault, mount.ConsistencyFull, mount.ConsistencyCached, mount.ConsistencyDelegated}, in.Consistency):
+		return fmt.Errorf("unknown consistency %q", in.Consistency)
+	case in.ClusterOptions != nil:
+		return errors.New("cluster options need a swarm")
+	case in.Type == mount.TypeTmpfs && in.Source != "":
+		return errors.New("a tmpfs has no source")
+	case bind != nil && bind.Propagation != "" && !slices.Contains(mount.Propagations, bind.Propagation):
+		return fmt.Errorf("invalid propagation mode: %s", bind.Propagation)
+	case bind != nil && bind.ReadOnlyForceRecursive && (bind.NonRecursive || bind.ReadOnlyNonRecursive):
+		return errors.New("mount options conflict: recursively read-only and not recursive")
+	case bind != nil && (bind.ReadOnlyForceRecursive || bind.ReadOnlyNonRecursive) && !in.ReadOnly:
+		return errors.New("mount options conflict: how a mount is read-only, and that it is not")
+	case volume != nil && volume.Subpath != "":
+		return errors.New("volume subpath is not supported")
+	case volume != nil && volume.DriverConfig != nil && volume.DriverConfig.Name != "" && volume.DriverConfig.Name != "local":
+		return fmt.Errorf("volume driver %q is not supported", volume.DriverConfig.Name)
+	case volume != nil && volume.DriverConfig != nil && len(volume.DriverConfig.Options) > 0:
+		return errors.New("options of the volume driver are not supported")
+	case tmpfs != nil && tmpfs.SizeBytes < 0:
+		return fmt.Errorf("tmpfs size %d is negative", tmpfs.SizeBytes)
+	}
+	if tmpfs == nil {
+		return nil
+	}
+	for _, pair := range tmpfs.Options {
+		if len(pair) == 0 || len(pair) > 2 || !tmpfsOption(strings.Join(pair, "=")) || strings.Contains(strings.Join(pair, ""), ",") {
+			return fmt.Errorf("unknown tmpfs option %q", pair)
+		}
+	}
+	return nil
+}
+
+// tmpfsOption tells whether a tmpfs can be mounted so; see tmpfs(5).
+func tmpfsOption(option string) bool {
+	key, _, _ := strings.Cut(option, "=")
+	return slices.Contains([]string{
+		"rw", "exec", "noexec", "suid", "nosuid", "dev", "nodev", "sync", "async", "noatime", "nodiratime", "relatime",
+		"size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol",
+	}, key)
+}
+
 // parseTmpfs reads one --tmpfs DESTINATION[:OPTIONS].
 func parseTmpfs(destination, options string) (mountPoint, error) {
 	destination, err := cleanDestination(destination)
@@ -206,12 +249,10 @@ func parseTmpfs(destination, options string) (mountPoint, error) {
 		return m, nil
 	}
 	for option := range strings.SplitSeq(options, ",") {
-		key, _, _ := strings.Cut(option, "=")
-		switch key {
-		case "ro":
+		switch {
+		case option == "ro":
 			m.ReadOnly = true
-		case "rw", "exec", "noexec", "suid", "nosuid", "dev", "nodev", "sync", "async", "noatime", "nodiratime", "relatime",
-			"size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol":
+		case tmpfsOption(option):
 			m.Options = append(m.Options, option)
 		default:
 			return mountPoint{}, fmt.Errorf("tmpfs on %s: unknown option %q: %w", destination, option, errdefs.ErrInvalidArgument)
@@ -225,6 +266,9 @@ func (m mountPoint) spec(source string) specs.Mount {
 	options := slices.Clone(m.Options)
 	if m.ReadOnly {
 		options = append(options, "ro")
+		if m.Kind != mount.TypeTmpfs && !m.Shallow {
+			options = append(options, "rro") // what is mounted below the source too, as docker does
+		}
 	}
 	if m.Kind == mount.TypeTmpfs {
 		return specs.Mount{Destination: m.Destination, Type: "tmpfs", Source: "tmpfs", Options: options}

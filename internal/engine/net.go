@@ -88,27 +88,31 @@ func ports(c *Config, img *image.Image) ([]network.Port, error) {
 	var list []network.Port
 	for _, p := range slices.SortedFunc(maps.Keys(bindings), func(a, b netapi.Port) int { return strings.Compare(a.String(), b.String()) }) {
 		for _, b := range bindings[p] {
-			host, err := hostPort(b.HostPort)
+			first, last, err := hostPorts(b.HostPort)
 			if err != nil {
 				return nil, fmt.Errorf("published port %s: %w", p, err)
 			}
-			list = append(list, network.Port{Proto: string(p.Proto()), HostIP: b.HostIP, HostPort: host, ContainerPort: p.Num()})
+			list = append(list, network.Port{Proto: string(p.Proto()), HostIP: b.HostIP, HostPort: first, LastHostPort: last, ContainerPort: p.Num()})
 		}
 	}
 	return list, nil
 }
 
-// hostPort reads a host port; a range stands for a free one of it, which only a range of one says exactly.
-func hostPort(text string) (uint16, error) {
+// hostPorts reads a host port or a range of them, of which a free one is wanted; 0 to 0 leaves the choice to the kernel.
+func hostPorts(text string) (first, last uint16, err error) {
 	if text == "" {
-		return 0, nil
+		return 0, 0, nil
 	}
-	first, last, isRange := strings.Cut(text, "-")
-	n, err := strconv.ParseUint(first, 10, 16)
-	if err != nil || (isRange && last != first) {
-		return 0, fmt.Errorf("invalid host port %q: want one number%w", text, noText{errdefs.ErrInvalidArgument})
+	low, high, isRange := strings.Cut(text, "-")
+	if !isRange {
+		high = low
 	}
-	return uint16(n), nil
+	a, errA := strconv.ParseUint(low, 10, 16)
+	b, errB := strconv.ParseUint(high, 10, 16)
+	if errA != nil || errB != nil || a > b || (isRange && a == 0) {
+		return 0, 0, refuse("invalid host port %q: want a number or a range of them", text)
+	}
+	return uint16(a), uint16(b), nil
 }
 
 // exposed are the ports of EXPOSE and --expose.
@@ -240,6 +244,14 @@ func (e *Engine) networkID(name string) string {
 // ListNetworks lists the networks that the filters (name, id, driver, type, scope) select.
 func (e *Engine) ListNetworks(_ context.Context, filters map[string]map[string]bool) ([]netapi.Inspect, error) {
 	if err := knownFilters(filters, "name", "id", "driver", "type", "scope", "label", "dangling"); err != nil {
+		return nil, err
+	}
+	for s := range filters["type"] {
+		if s != "builtin" && s != "custom" {
+			return nil, refuse("invalid filter: 'type'='%s'", s)
+		}
+	}
+	if err := boolFilters(filters, "dangling"); err != nil {
 		return nil, err
 	}
 	list := []netapi.Inspect{}

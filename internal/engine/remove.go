@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -118,13 +119,19 @@ func (e *Engine) RenameContainer(ctx context.Context, id, name string) error {
 	c.op.Lock()
 	defer c.op.Unlock()
 	old := c.view().record.Name
+	if strings.TrimPrefix(name, "/") == old {
+		return refuse("Renaming a container with the same name as its current name")
+	}
 	name, err = e.reserveName(name, c.ID)
 	if err != nil {
 		return fmt.Errorf("Error when allocating new name: %w", err)
 	}
 	if err := c.update(ctx, func(r *record) { r.Name = name }); err != nil {
+		c.mu.Lock()
+		c.record.Name = old
+		c.mu.Unlock()
 		e.freeName(name)
-		return err
+		return fmt.Errorf("rename container %s to %s: %w", old, name, err)
 	}
 	e.freeName(old)
 	e.containerEvent(c, events.ActionRename, "oldName", "/"+old)

@@ -19,6 +19,9 @@ const (
 
 // resources turns docker's limits into the runtime specification's. Fields that are zero there stay nil: no limit.
 func resources(r *container.Resources) (*specs.LinuxResources, error) {
+	if err := checkLimits(r); err != nil {
+		return nil, err
+	}
 	memory, err := memoryLimits(r)
 	if err != nil {
 		return nil, err
@@ -126,6 +129,9 @@ func blockLimits(r *container.Resources) (*specs.LinuxBlockIO, error) {
 		b.Weight = &w
 	}
 	for _, d := range r.BlkioWeightDevice {
+		if d == nil || d.Weight < 10 || d.Weight > 1000 {
+			return nil, refuse("block I/O weight of a device: a path and a weight of 10 to 1000 are needed")
+		}
 		major, minor, err := blockDevice(d.Path)
 		if err != nil {
 			return nil, err
@@ -144,6 +150,9 @@ func blockLimits(r *container.Resources) (*specs.LinuxBlockIO, error) {
 		{r.BlkioDeviceWriteIOps, &b.ThrottleWriteIOPSDevice},
 	} {
 		for _, d := range throttle.from {
+			if d == nil {
+				return nil, refuse("block I/O limit of a device: a path and a rate are needed")
+			}
 			major, minor, err := blockDevice(d.Path)
 			if err != nil {
 				return nil, err
@@ -179,6 +188,9 @@ func rlimits(ulimits []*container.Ulimit) ([]specs.POSIXRlimit, error) {
 	}
 	var out []specs.POSIXRlimit
 	for _, u := range ulimits {
+		if u == nil {
+			return nil, refuse("a ulimit is null: a name and limits are needed")
+		}
 		if !known[u.Name] {
 			return nil, fmt.Errorf("unknown ulimit %q: %w", u.Name, errdefs.ErrInvalidArgument)
 		}

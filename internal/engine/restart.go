@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/moby/moby/api/types/container"
@@ -111,9 +112,12 @@ func (e *Engine) UpdateContainer(ctx context.Context, id string, u container.Upd
 			return container.UpdateResponse{}, err
 		}
 	}
-	err = c.update(ctx, func(r *record) { r.Config.HostConfig = &host })
-	if err == nil {
-		e.containerEvent(c, "update")
+	if err := c.update(ctx, func(r *record) { r.Config.HostConfig = &host }); err != nil {
+		c.mu.Lock()
+		c.record.Config.HostConfig = v.record.Config.HostConfig
+		c.mu.Unlock()
+		return container.UpdateResponse{}, fmt.Errorf("update container %s: %w", c.ID, err)
 	}
-	return container.UpdateResponse{}, err
+	e.containerEvent(c, "update")
+	return container.UpdateResponse{Warnings: []string{}}, nil
 }

@@ -220,7 +220,7 @@ func stopSignal(name string, img *image.Image) (unix.Signal, error) {
 
 func parseSignal(name string) (unix.Signal, error) {
 	sig, err := signal.ParseSignal(strings.TrimSpace(name))
-	if err != nil {
+	if err != nil || sig < 1 || sig > 64 { // 64: SIGRTMAX
 		return 0, fmt.Errorf("Invalid signal: %s%w", name, noText{errdefs.ErrInvalidArgument})
 	}
 	return sig, nil

@@ -141,6 +141,9 @@ func (e *Engine) ListVolumes(_ context.Context, filters map[string]map[string]bo
 	if err := knownFilters(filters, "name", "driver", "label", "dangling"); err != nil {
 		return volume.ListResponse{}, err
 	}
+	if err := boolFilters(filters, "dangling"); err != nil {
+		return volume.ListResponse{}, err
+	}
 	used := e.usedVolumes()
 	e.mu.Lock()
 	records := slices.Collect(maps.Values(e.volumes))
@@ -199,6 +202,9 @@ func (e *Engine) PruneVolumes(ctx context.Context, filters map[string]map[string
 	if err := knownFilters(filters, "label", "label!", "all"); err != nil {
 		return report, err
 	}
+	if err := boolFilters(filters, "all"); err != nil {
+		return report, err
+	}
 	all := false
 	for value := range filters["all"] {
 		all = all || isTrue(value)
@@ -230,7 +236,7 @@ func (e *Engine) useVolumes(ctx context.Context, c *Container, img *image.Image,
 		if m.Kind != mount.TypeVolume {
 			continue
 		}
-		v, err := e.ensureVolume(ctx, volumeRecord{Name: m.Source})
+		v, err := e.ensureVolume(ctx, volumeRecord{Name: m.Source, Labels: m.Labels})
 		if err != nil {
 			return err
 		}

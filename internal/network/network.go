@@ -68,6 +68,7 @@ type Port struct {
 	Proto         string // "tcp", "udp", "sctp"
 	HostIP        netip.Addr
 	HostPort      uint16
+	LastHostPort  uint16 `json:",omitempty"` // the end of a range from HostPort on, of which a free one is asked for; 0: no range
 	ContainerPort uint16
 }
 

@@ -87,7 +87,7 @@ func (t *portTable) take(p Port) (*reservation, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if p.HostPort != 0 {
-		return t.bind(p)
+		return t.first(p)
 	}
 	const count = lastEphemeral - firstEphemeral + 1
 	for range count {
@@ -98,6 +98,22 @@ func (t *portTable) take(p Port) (*reservation, error) {
 		}
 	}
 	return nil, fmt.Errorf("no free port from %d to %d for %s port %d: %w", firstEphemeral, lastEphemeral, p.Proto, p.ContainerPort, unix.EADDRINUSE)
+}
+
+// first reserves the first free port of a range. The caller holds the lock.
+func (t *portTable) first(p Port) (*reservation, error) {
+	from, last := p.HostPort, p.LastHostPort
+	p.LastHostPort = 0
+	if last <= from {
+		return t.bind(p)
+	}
+	for n := int(from); n <= int(last); n++ {
+		p.HostPort = uint16(n)
+		if r, err := t.bind(p); !errors.Is(err, unix.EADDRINUSE) {
+			return r, err
+		}
+	}
+	return nil, fmt.Errorf("no free port from %d to %d for %s port %d: %w", from, last, p.Proto, p.ContainerPort, unix.EADDRINUSE)
 }
 
 // bind reserves a certain port. The caller holds the lock.

@@ -55,6 +55,13 @@ func (b *createBody) olderDefaults(version apiVersion) error {
 	if version < v(40) && h.IpcMode.IsEmpty() {
 		h.IpcMode = container.IPCModeShareable
 	}
+	if version < v(40) {
+		for _, m := range h.Mounts {
+			if m.BindOptions != nil {
+				m.BindOptions.NonRecursive = false
+			}
+		}
+	}
 	if version < v(42) {
 		h.ConsoleSize = [2]uint{}
 		for i := range h.Mounts {
@@ -145,15 +152,11 @@ func (b *createBody) moveMAC(version apiVersion) error {
 	return nil
 }
 
-// portBindings treats an empty list of bindings as older versions did, as one of any address and port, or drops it.
+// portBindings treats an empty list of bindings as one of any address and port, which newer clients are warned of.
 func (b *createBody) portBindings(version apiVersion) []string {
 	var affected []string
 	for port, bindings := range b.HostConfig.PortBindings {
-		switch {
-		case len(bindings) > 0:
-		case version > v(52):
-			delete(b.HostConfig.PortBindings, port)
-		default:
+		if len(bindings) == 0 {
 			b.HostConfig.PortBindings[port] = []network.PortBinding{{}}
 			affected = append(affected, port.String())
 		}
@@ -163,7 +166,7 @@ func (b *createBody) portBindings(version apiVersion) []string {
 	}
 	slices.Sort(affected)
 	return []string{"Following container port(s) have an empty list of port-bindings: " + strings.Join(affected, ", ") +
-		". Starting with API 1.53, such bindings will be discarded."}
+		". Such bindings will be discarded in a future version."}
 }
 
 // summariesFor shapes the list of containers; an empty one is [] and not null.

@@ -37,7 +37,7 @@ func TestCreateAcrossVersions(t *testing.T) {
 		{"1.44", mac + `,"NetworkingConfig":{"EndpointsConfig":{"bridge":{"MacAddress":"02:00:00:00:00:02"}}}}`, `the container-wide MAC address must match the endpoint-specific MAC address for the main network, or be left empty`, 400},
 		{"1.52", mac + `}`, `container-wide MAC address no longer supported; use endpoint-specific MAC address instead`, 400},
 		{"1.51", `{"Image":"a","HostConfig":{"PortBindings":{"80/tcp":[]}}}`, `"PortBindings":{"80/tcp":[{`, 201},
-		{"1.53", `{"Image":"a","HostConfig":{"PortBindings":{"80/tcp":[]}}}`, `"PortBindings":{}`, 201},
+		{"1.53", `{"Image":"a","HostConfig":{"PortBindings":{"80/tcp":[]}}}`, `"PortBindings":{"80/tcp":[{`, 201},
 	} {
 		f := &fake{}
 		w := do(f, "POST", "/v"+c.version+"/containers/create", c.body)

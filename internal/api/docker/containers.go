@@ -174,8 +174,14 @@ func (s *server) containerRename(w *response, r *http.Request) error {
 
 func (s *server) containerUpdate(w *response, r *http.Request) error {
 	var u container.UpdateConfig
-	if err := readJSON(w, r, &u); err != nil {
+	if err := readOptionalJSON(w, r, &u); err != nil {
 		return err
+	}
+	if w.version < v(40) {
+		u.PidsLimit = nil
+	}
+	if w.version < v(55) {
+		u.BlkioWeightDevice, u.BlkioDeviceReadBps, u.BlkioDeviceWriteBps, u.BlkioDeviceReadIOps, u.BlkioDeviceWriteIOps = nil, nil, nil, nil, nil
 	}
 	if u.PidsLimit != nil && *u.PidsLimit <= 0 { // every negative number has meant "unlimited" too
 		u.PidsLimit = new(int64)

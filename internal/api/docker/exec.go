@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 
+	"gantry/internal/detach"
 	"gantry/internal/engine"
 	"gantry/internal/logs"
 )
@@ -19,6 +20,9 @@ func (s *server) execCreate(w *response, r *http.Request) error {
 	}
 	if len(body.Cmd) == 0 {
 		return badRequest("no exec command specified")
+	}
+	if _, err := detachKeys(body.DetachKeys); err != nil {
+		return err
 	}
 	if w.version < v(42) {
 		body.ConsoleSize = nil
@@ -61,8 +65,18 @@ func (s *server) execStart(w *response, r *http.Request) error {
 	if err != nil {
 		return errors.Join(err, stream.Close())
 	}
-	relay(conn, stream, true)
+	relay(conn, stream, input(conn, true, tty, s.execKeys(r, id)))
 	return nil
+}
+
+// execKeys are those by which a client leaves the process, as it asked for when the process was created.
+func (s *server) execKeys(r *http.Request, id string) []byte {
+	if e, err := s.backend.InspectExec(r.Context(), id); err == nil {
+		if keys, err := detachKeys(string(e.DetachKeys)); err == nil {
+			return keys
+		}
+	}
+	return detach.DefaultKeys
 }
 
 // tell sends an error as the only output of a stream.

@@ -15,6 +15,7 @@ import (
 	"github.com/moby/moby/api/types"
 	"golang.org/x/sys/unix"
 
+	"gantry/internal/detach"
 	"gantry/internal/engine"
 )
 
@@ -66,15 +67,19 @@ func upgrade(w *response, r *http.Request, tty bool) (*connection, error) {
 const lingerTime = time.Second
 
 // relay carries bytes both ways until the process's output ends or the client is gone; then it closes both. The end of
-// the client's input is passed on and ends nothing else. Without stdin the client's bytes are dropped.
-func relay(conn *connection, s engine.Stream, stdin bool) {
+// the client's input (stdin, read from conn) is passed on and ends nothing else, unless it detaches. If it is nil, the client's bytes are dropped.
+func relay(conn *connection, s engine.Stream, stdin io.Reader) {
 	var closing sync.Once
 	end := func() { closing.Do(func() { debugError("close a container's stream", s.Close()) }) }
 	var input sync.WaitGroup
 	input.Go(func() {
-		if stdin {
-			_, err := io.Copy(s, conn)
+		if stdin != nil {
+			_, err := io.Copy(s, stdin)
 			debugError("carry a container's input", err)
+			if errors.Is(err, detach.ErrDetached) {
+				end()
+				return
+			}
 			debugError("close a container's input", s.CloseWrite())
 		}
 		// A process may end before its input. To leave the rest unread would reset the connection and lose output.
@@ -133,6 +138,10 @@ func (s *server) containerAttach(w *response, r *http.Request) error {
 		Stdin: boolean(q, "stdin"), Stdout: boolean(q, "stdout"), Stderr: boolean(q, "stderr"),
 		Logs: boolean(q, "logs"), Stream: boolean(q, "stream"),
 	}
+	keys, err := detachKeys(q.Get("detachKeys"))
+	if err != nil {
+		return err
+	}
 	stream, tty, err := s.backend.AttachContainer(r.Context(), r.PathValue("id"), o)
 	if err != nil {
 		return err
@@ -141,6 +150,25 @@ func (s *server) containerAttach(w *response, r *http.Request) error {
 	if err != nil {
 		return errors.Join(err, stream.Close())
 	}
-	relay(conn, stream, o.Stdin)
+	relay(conn, stream, input(conn, o.Stdin, tty, keys))
 	return nil
+}
+
+func detachKeys(text string) ([]byte, error) {
+	keys, err := detach.ParseKeys(text)
+	if err != nil {
+		return nil, badRequest("%w", err)
+	}
+	return keys, nil
+}
+
+// input is what a client types, up to the keys by which it detaches from a terminal; nil without stdin.
+func input(conn *connection, stdin, tty bool, keys []byte) io.Reader {
+	switch {
+	case !stdin:
+		return nil
+	case tty:
+		return detach.NewReader(conn, keys)
+	}
+	return conn
 }

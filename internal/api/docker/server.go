@@ -60,6 +60,10 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 	rw := &response{ResponseWriter: w, version: maxVersion}
 	defer rw.recover(r)
+	if _, err := url.ParseQuery(r.URL.RawQuery); err != nil { // url.URL.Query would drop what it cannot read
+		rw.fail(r, badRequest("invalid query: %w", err))
+		return
+	}
 	version, rest := splitVersion(r.URL.Path)
 	if version == "" {
 		s.mux.ServeHTTP(rw, r)

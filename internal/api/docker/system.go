@@ -55,6 +55,9 @@ func (s *server) events(w *response, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := engine.CheckEventFilters(f); err != nil {
+		return err
+	}
 	if since.IsZero() {
 		since = came
 	}

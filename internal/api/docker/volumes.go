@@ -6,6 +6,8 @@ import (
 	"github.com/moby/moby/api/types/build"
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/volume"
+
+	"gantry/internal/engine"
 )
 
 func (s *server) volumeList(w *response, r *http.Request) error {
@@ -86,7 +88,11 @@ func (s *server) networkList(w *response, r *http.Request) error {
 
 // networkPrune has nothing to do: networks cannot be made here, so none can be unused. docker system prune asks all the same.
 func (s *server) networkPrune(w *response, r *http.Request) error {
-	if _, err := filters(r.URL.Query()); err != nil {
+	f, err := filters(r.URL.Query())
+	if err != nil {
+		return err
+	}
+	if err := engine.CheckPruneFilters(f); err != nil {
 		return err
 	}
 	return w.json(http.StatusOK, network.PruneReport{NetworksDeleted: []string{}})
@@ -94,8 +100,16 @@ func (s *server) networkPrune(w *response, r *http.Request) error {
 
 // buildPrune has nothing to do either: nothing is built here, so there is no build cache.
 func (s *server) buildPrune(w *response, r *http.Request) error {
-	if _, err := filters(r.URL.Query()); err != nil {
+	f, err := filters(r.URL.Query())
+	if err != nil {
 		return err
+	}
+	for key := range f {
+		switch key {
+		case "until", "unused-for", "id", "label", "type", "shared", "private", "inuse", "parent", "description":
+		default:
+			return badRequest("invalid filter '%s'", key)
+		}
 	}
 	return w.json(http.StatusOK, build.CachePruneReport{CachesDeleted: []string{}})
 }

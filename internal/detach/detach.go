@@ -1,4 +1,5 @@
-package cli
+// Package detach finds the keys in a terminal's input by which a user leaves a container that goes on running.
+package detach
 
 import (
 	"errors"
@@ -7,20 +8,20 @@ import (
 	"strings"
 )
 
-// defaultDetachKeys is docker's sequence ctrl-p,ctrl-q.
-var defaultDetachKeys = []byte{16, 17}
+// DefaultKeys is docker's sequence ctrl-p,ctrl-q.
+var DefaultKeys = []byte{16, 17}
 
-// errDetached is returned by the input when the user typed the detach sequence.
-var errDetached = errors.New("read escape sequence")
+// ErrDetached is returned by the input when the user typed the detach sequence.
+var ErrDetached = errors.New("read escape sequence")
 
-// parseDetachKeys reads a comma-separated sequence of characters and ctrl-X, X one of a-z @ [ \ ] ^ _.
-func parseDetachKeys(s string) ([]byte, error) {
+// ParseKeys reads a comma-separated sequence of characters and ctrl-X, X one of a-z @ [ \ ] ^ _.
+func ParseKeys(s string) ([]byte, error) {
 	if s == "" {
-		return defaultDetachKeys, nil
+		return DefaultKeys, nil
 	}
 	var keys []byte
 	for _, key := range strings.Split(s, ",") {
-		code, ok := detachKey(key)
+		code, ok := keyCode(key)
 		if !ok {
 			return nil, fmt.Errorf("invalid detach keys %q: unknown character %q", s, key)
 		}
@@ -29,7 +30,7 @@ func parseDetachKeys(s string) ([]byte, error) {
 	return keys, nil
 }
 
-func detachKey(key string) (byte, bool) {
+func keyCode(key string) (byte, bool) {
 	if len(key) == 1 {
 		return key[0], true
 	}
@@ -47,9 +48,9 @@ func detachKey(key string) (byte, bool) {
 	return 0, false
 }
 
-// detachReader passes on what it reads, except the detach sequence, where it ends with errDetached.
+// Reader passes on what it reads, except the detach sequence, where it ends with ErrDetached.
 // The beginning of a sequence is held back until it is known not to be one.
-type detachReader struct {
+type Reader struct {
 	source  io.Reader
 	keys    []byte
 	matched int    // how many keys the last bytes of the input are
@@ -57,11 +58,11 @@ type detachReader struct {
 	err     error  // after ready
 }
 
-func newDetachReader(source io.Reader, keys []byte) *detachReader {
-	return &detachReader{source: source, keys: keys}
+func NewReader(source io.Reader, keys []byte) *Reader {
+	return &Reader{source: source, keys: keys}
 }
 
-func (d *detachReader) Read(p []byte) (int, error) {
+func (d *Reader) Read(p []byte) (int, error) {
 	for len(d.ready) == 0 {
 		if d.err != nil {
 			return 0, d.err
@@ -82,7 +83,7 @@ func (d *detachReader) Read(p []byte) (int, error) {
 }
 
 // feed takes one byte. On a mismatch the held bytes are replayed but for the longest suffix that starts the sequence.
-func (d *detachReader) feed(c byte) {
+func (d *Reader) feed(c byte) {
 	for d.matched > 0 && d.keys[d.matched] != c {
 		shorter := d.border(d.matched)
 		d.ready = append(d.ready, d.keys[:d.matched-shorter]...)
@@ -93,12 +94,12 @@ func (d *detachReader) feed(c byte) {
 		return
 	}
 	if d.matched++; d.matched == len(d.keys) {
-		d.matched, d.err = 0, errDetached
+		d.matched, d.err = 0, ErrDetached
 	}
 }
 
 // border is the length of the longest proper suffix of keys[:n] that is also its prefix.
-func (d *detachReader) border(n int) int {
+func (d *Reader) border(n int) int {
 	for k := n - 1; k > 0; k-- {
 		if string(d.keys[:k]) == string(d.keys[n-k:n]) {
 			return k
