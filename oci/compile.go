@@ -84,6 +84,7 @@ func (b *builder) container(o CreateOptions, entry *cgroup.Entry, fifo spawn.FD,
 		func() error { b.pivot(o.NoPivot); return nil },
 		func() error { return b.keyring(o.NoNewKeyring) },
 		func() error { return b.stdio(o.Stdio, o.PreserveFDs) },
+		b.seal,
 		func() error { return b.identity(b.spec.Process) },
 		func() error { return b.checkProgram(b.spec.Process) },
 		func() error { b.awaitStart(fifo); return nil },
@@ -119,6 +120,15 @@ func (b *builder) joinCgroup(entry *cgroup.Entry) error {
 		b.add("join cgroup "+f.Name(), unix.SYS_WRITE, spawn.Desc(spawn.FD{Num: int(f.Fd()), Name: name + "/tasks"}), spawn.Str("0"), spawn.Int(1))
 	}
 	return nil
+}
+
+// seal keeps the container from writing to the runtime's file. It is done while the process still may, and when what
+// it has yet to do points to no variables of this program. Where it cannot be done, this program has called SealSelf.
+func (b *builder) seal() error {
+	if !spawn.CanSeal() {
+		return nil
+	}
+	return b.plan.Seal()
 }
 
 // hide keeps other processes of the container away from this one, its descriptors and the runtime's program, until

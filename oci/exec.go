@@ -84,6 +84,7 @@ func (b *builder) exec(first spawn.FD, entry *cgroup.Entry, stdio Stdio, preserv
 	}
 	for _, part := range []func() error{
 		func() error { return b.stdio(stdio, preserve) },
+		b.seal,
 		func() error { return b.identity(p) },
 		func() error { return b.checkProgram(p) },
 		func() error { return b.execute(p) },

@@ -1,6 +1,7 @@
 package spawn
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,30 +16,44 @@ import (
 // must not be able to write to the host's file by that (CVE-2019-5736). Call it first in main. It returns if the view
 // is read-only already, or if this process may not mount: then it cannot make containers with the host's root either.
 func SealSelf() error {
-	self, err := unix.Open("/proc/self/exe", unix.O_PATH|unix.O_CLOEXEC, 0)
+	sealed, err := Sealed()
 	if err != nil {
-		return fmt.Errorf("seal this program: %w", &os.PathError{Op: "open", Path: "/proc/self/exe", Err: err})
+		return err
 	}
-	defer unix.Close(self)
-	var fs unix.Statfs_t
-	if err := unix.Fstatfs(self, &fs); err != nil {
-		return fmt.Errorf("seal this program: statfs: %w", err)
-	}
-	if fs.Flags&unix.ST_RDONLY != 0 {
+	if sealed {
 		return setName(filepath.Base(os.Args[0]))
 	}
-	view, err := unix.OpenTree(unix.AT_FDCWD, "/proc/self/exe", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
-	if err == unix.EPERM {
+	view, err := viewOfSelf()
+	if errors.Is(err, unix.EPERM) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("seal this program: open_tree: %w", err)
+		return err
 	}
 	defer unix.Close(view)
-	if err := unix.MountSetattr(view, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
-		return fmt.Errorf("seal this program: mount_setattr: %w", err)
-	}
 	return fmt.Errorf("seal this program: execveat: %w", execveat(view, os.Args, os.Environ()))
+}
+
+// Sealed tells whether this program's file is seen through a read-only mount.
+func Sealed() (bool, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs("/proc/self/exe", &fs); err != nil {
+		return false, fmt.Errorf("seal this program: %w", &os.PathError{Op: "statfs", Path: "/proc/self/exe", Err: err})
+	}
+	return fs.Flags&unix.ST_RDONLY != 0, nil
+}
+
+// viewOfSelf is a descriptor of a detached read-only mount of this program's file.
+func viewOfSelf() (int, error) {
+	view, err := unix.OpenTree(unix.AT_FDCWD, "/proc/self/exe", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("seal this program: open_tree: %w", err)
+	}
+	if err := unix.MountSetattr(view, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		_ = unix.Close(view)
+		return -1, fmt.Errorf("seal this program: mount_setattr: %w", err)
+	}
+	return view, nil
 }
 
 // setName gives the process back the name that an execution by descriptor takes from it; see PR_SET_NAME(2const).

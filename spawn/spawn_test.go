@@ -19,8 +19,15 @@ func TestMain(m *testing.M) {
 	if os.Getenv("SPAWN_TEST_SEAL") != "" {
 		sealed()
 	}
+	if os.Getenv("SPAWN_TEST_WAIT") != "" {
+		_, _ = os.Stdin.Read(make([]byte, 1))
+		os.Exit(0)
+	}
 	before := openFDs()
 	code := m.Run()
+	if self, err := mappedSelf(); err == nil {
+		_ = unix.Close(self.view.Num) // kept open on purpose by Seal
+	}
 	if own, err := ownPIDNamespace(); err == nil {
 		_ = own.Close() // kept open on purpose by JoinPID
 	}
@@ -447,6 +454,58 @@ func TestSealSelf(t *testing.T) {
 	}
 	if _, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_WRONLY, 0); !errors.Is(err, unix.EROFS) {
 		t.Errorf("the host's program can be opened for writing: %v", err)
+	}
+}
+
+// TestPlanSeal does the same to a child of a plan: before its execve, and when what it executes is the runtime itself.
+func TestPlanSeal(t *testing.T) {
+	for _, executes := range []bool{false, true} {
+		p := &Plan{}
+		if !CanSeal() {
+			t.Fatal("the kernel refuses")
+		}
+		if err := p.Seal(); err != nil {
+			t.Fatal(err)
+		}
+		in, out, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		stdin := FD{Num: int(in.Fd()), Name: "stdin"}
+		p.Steps = append(p.Steps, Step{Name: "ready", Ready: true})
+		if executes {
+			p.Add("stdin", unix.SYS_DUP3, Desc(stdin), Int(0), Int(0))
+			p.Add("execute the runtime", unix.SYS_EXECVE, Str("/proc/self/exe"), Strs([]string{"runtime"}), Strs([]string{"SPAWN_TEST_WAIT=1"}))
+		} else {
+			p.Add("wait", unix.SYS_READ, Desc(stdin), Bytes(make([]byte, 1), "byte"), Int(1))
+			shell(p, "exit 0")
+		}
+		child, err := Start(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if executes {
+			if err := child.Executed(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fd, err := unix.Open(fmt.Sprintf("/proc/%d/exe", child.Pid), unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var fs unix.Statfs_t
+		if err := unix.Fstatfs(fd, &fs); err != nil || fs.Flags&unix.ST_RDONLY == 0 {
+			t.Errorf("executes %v: the program is not seen through a read-only mount: flags %#x, %v", executes, fs.Flags, err)
+		}
+		if err := errors.Join(unix.Close(fd), out.Close(), in.Close()); err != nil {
+			t.Error(err)
+		}
+		if status, err := child.Wait(); err != nil || status != 0 {
+			t.Errorf("executes %v: %v, status %d", executes, err, status)
+		}
+		if err := child.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -70,7 +70,7 @@ func (a *app) exec(ctx context.Context, x execFlags, args []string) error {
 	defer terminal.close()
 	signals := make(chan os.Signal, 64)
 	if !x.detach {
-		signal.Notify(signals)
+		signal.Notify(signals, forwarded...)
 	}
 	p, err := c.Exec(ctx, process, terminal.stdio(), preserved(x.preserve)...)
 	if err != nil {

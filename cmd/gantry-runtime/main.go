@@ -126,7 +126,7 @@ func (a *app) dispatch(ctx context.Context, name string, args []string) error {
 			}
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		if c.spawns {
+		if c.spawns && !spawn.CanSeal() {
 			if err := spawn.SealSelf(); err != nil {
 				return err
 			}

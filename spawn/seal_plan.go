@@ -1,0 +1,173 @@
+package spawn
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// CanSeal tells whether Plan.Seal works: the kernel lets a process with CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE say
+// what its program is (PR_SET_MM_MAP in PR_SET_MM(2const), CONFIG_CHECKPOINT_RESTORE), if it may execute that.
+func CanSeal() bool {
+	self, err := mappedSelf()
+	if err != nil {
+		return false
+	}
+	const noDescriptor = 1 << 30 // found to be unusable only after the permission has been checked
+	layout := self.layout
+	layout.program = noDescriptor
+	err = unix.Prctl(unix.PR_SET_MM, unix.PR_SET_MM_MAP, uintptr(unsafe.Pointer(&layout)), unsafe.Sizeof(layout), 0)
+	return err == unix.EBADF && self.forAll
+}
+
+// Seal adds the steps that do for the child alone what SealSelf does for the whole program, without another start of
+// it: they map the program anew, from a read-only view of its file, and make that view what /proc/PID/exe shows. The
+// child's copy of the program's variables goes; only steps that point to the heap or to constants may follow, and these
+// steps stand before capabilities are dropped. Nothing is added if the program is sealed already.
+func (p *Plan) Seal() error {
+	sealed, err := Sealed()
+	if sealed || err != nil {
+		return err
+	}
+	self, err := mappedSelf()
+	if err != nil {
+		return err
+	}
+	for _, m := range self.maps {
+		size := hex(m.end - m.start)
+		if m.writable {
+			p.Add("forget the runtime's variables", unix.SYS_MMAP, hex(m.start), size, Flags(unix.PROT_READ|unix.PROT_WRITE, "PROT_READ|PROT_WRITE"),
+				Flags(unix.MAP_PRIVATE|unix.MAP_FIXED|unix.MAP_ANONYMOUS, "MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS"), Int(-1), Int(0))
+			continue
+		}
+		prot := Flags(unix.PROT_READ, "PROT_READ")
+		if m.executable {
+			prot = Flags(unix.PROT_READ|unix.PROT_EXEC, "PROT_READ|PROT_EXEC")
+		}
+		p.Add("map the runtime's program from a read-only view", unix.SYS_MMAP, hex(m.start), size, prot,
+			Flags(unix.MAP_PRIVATE|unix.MAP_FIXED, "MAP_PRIVATE|MAP_FIXED"), Desc(self.view), hex(m.offset))
+	}
+	layout := self.layout
+	layout.program = uint32(self.view.Num)
+	p.Add("show the read-only view as this process's program", unix.SYS_PRCTL, Flags(unix.PR_SET_MM, "PR_SET_MM"),
+		Flags(unix.PR_SET_MM_MAP, "PR_SET_MM_MAP"), Bytes(layout.bytes(), "{exe_fd=runtime}"), Int(int(unsafe.Sizeof(layout))), Int(0))
+	return nil
+}
+
+func hex(n uint64) Arg { return Flags(n, fmt.Sprintf("%#x", n)) }
+
+// selfMap is where this program's file is mapped, and its read-only view, open as long as the process lives.
+type selfMap struct {
+	maps   []mapping
+	view   FD
+	forAll bool // may be executed by anyone: also by the root of a user namespace, who is nobody here
+	layout memoryMap
+}
+
+// mapping is a line of /proc/PID/maps; see proc_pid_maps(5).
+type mapping struct {
+	start, end, offset   uint64
+	executable, writable bool
+}
+
+var mappedSelf = sync.OnceValues(func() (*selfMap, error) {
+	tree, err := viewOfSelf()
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(tree)
+	view, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", tree), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("seal this program: open its read-only view: %w", err)
+	}
+	self := &selfMap{view: FD{Num: view, Name: "runtime"}}
+	if err := self.read(); err != nil {
+		_ = unix.Close(view)
+		return nil, fmt.Errorf("seal this program: %w", err)
+	}
+	return self, nil
+})
+
+func (self *selfMap) read() (err error) {
+	if self.maps, err = mapsOfSelf(); err != nil {
+		return err
+	}
+	var stat unix.Stat_t
+	if err := unix.Fstat(self.view.Num, &stat); err != nil {
+		return fmt.Errorf("stat: %w", err)
+	}
+	self.forAll = stat.Mode&0o001 != 0
+	return self.layout.read()
+}
+
+// memoryMap is struct prctl_mm_map; see PR_SET_MM(2const). The kernel takes it as a whole or not at all.
+type memoryMap struct {
+	startCode, endCode, startData, endData, startBrk, brk, startStack uint64
+	argStart, argEnd, envStart, envEnd                                uint64
+	auxv                                                              uint64
+	auxvSize, program                                                 uint32
+}
+
+func (m *memoryMap) bytes() []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(m)), unsafe.Sizeof(*m))
+}
+
+// read takes what is so now from the fields that proc_pid_stat(5) numbers from 1.
+func (m *memoryMap) read() error {
+	text, err := os.ReadFile("/proc/self/stat")
+	if err != nil {
+		return err
+	}
+	f := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	for _, field := range []struct {
+		number int
+		value  *uint64
+	}{
+		{26, &m.startCode}, {27, &m.endCode}, {28, &m.startStack}, {45, &m.startData}, {46, &m.endData}, {47, &m.startBrk}, {47, &m.brk},
+		{48, &m.argStart}, {49, &m.argEnd}, {50, &m.envStart}, {51, &m.envEnd},
+	} {
+		const first = 3 // behind the name
+		if len(f) <= field.number-first {
+			return fmt.Errorf("/proc/self/stat has %d fields", len(f)+first-1)
+		}
+		if *field.value, err = strconv.ParseUint(f[field.number-first], 10, 64); err != nil {
+			return fmt.Errorf("/proc/self/stat: %w", err)
+		}
+	}
+	return nil
+}
+
+func mapsOfSelf() ([]mapping, error) {
+	path, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		return nil, err
+	}
+	var list []mapping
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSuffix(line, "\n")
+		if !strings.HasSuffix(line, " "+path) {
+			continue
+		}
+		var m mapping
+		var perms string
+		if _, err := fmt.Sscanf(line, "%x-%x %s %x", &m.start, &m.end, &perms, &m.offset); err != nil || len(perms) != 4 {
+			return nil, fmt.Errorf("/proc/self/maps: malformed line %q", line)
+		}
+		m.writable, m.executable = perms[1] == 'w', perms[2] == 'x'
+		list = append(list, m)
+	}
+	if len(list) == 0 {
+		return nil, fmt.Errorf("/proc/self/maps: no mapping of %s", path)
+	}
+	return list, nil
+}
