@@ -23,6 +23,8 @@ type builder struct {
 	dry    bool
 	files  []*os.File // open until the process has started
 	root   spawn.FD   // the container's root, mounted detached
+
+	program string // what is executed, if not what process.args names: a hook
 }
 
 // close closes what the plan borrowed.

@@ -59,7 +59,7 @@ func validate(spec *specs.Spec) error {
 	if spec.Process.SelinuxLabel != "" || spec.Linux.MountLabel != "" {
 		return errors.New("config.json: SELinux labels are set, but SELinux is not enabled on this host")
 	}
-	return nil
+	return validateHooks(spec.Hooks)
 }
 
 // container adds every step of a new container, in the order in which the kernel wants them.
@@ -73,10 +73,10 @@ func (b *builder) container(o CreateOptions, entry *cgroup.Entry, fifo spawn.FD,
 		b.adjustOOM,
 		func() error { b.hide(); return nil },
 		func() error { return b.enterRoot(o) },
-		func() error { return b.hooksBeforePivot(hooks) },
 		func() error { b.confine(); return nil },
 		b.mounts,
 		b.devices,
+		func() error { return b.hooksBeforePivot(hooks) },
 		func() error { return b.terminal(o.Stdio.Console) },
 		b.names,
 		b.sysctls,
@@ -88,7 +88,6 @@ func (b *builder) container(o CreateOptions, entry *cgroup.Entry, fifo spawn.FD,
 		func() error { return b.identity(b.spec.Process) },
 		func() error { return b.checkProgram(b.spec.Process) },
 		func() error { b.awaitStart(fifo); return nil },
-		func() error { return b.hooksBeforeExec(hooks) },
 		func() error { return b.execute(b.spec.Process) },
 	} {
 		if err := part(); err != nil {

@@ -63,18 +63,7 @@ func (b *builder) exec(first spawn.FD, entry *cgroup.Entry, stdio Stdio, preserv
 		return err
 	}
 	b.hide()
-	var flags uint64
-	for _, n := range b.spec.Linux.Namespaces {
-		if n.Type == specs.PIDNamespace {
-			b.plan.JoinPID = &first
-			continue
-		}
-		flags |= cloneFlags[n.Type]
-	}
-	b.add("join the container's namespaces", unix.SYS_SETNS, spawn.Desc(first), spawn.Flags(flags, fmt.Sprintf("%#x", flags)))
-	if b.inUserNamespace() {
-		b.becomeRoot()
-	}
+	b.joinAll(first)
 	p := b.spec.Process
 	if p.Terminal {
 		if stdio.Console == nil {
@@ -94,4 +83,20 @@ func (b *builder) exec(first spawn.FD, entry *cgroup.Entry, stdio Stdio, preserv
 		}
 	}
 	return nil
+}
+
+// joinAll joins all namespaces of a container at once, as the root of its user namespace.
+func (b *builder) joinAll(first spawn.FD) {
+	var flags uint64
+	for _, n := range b.spec.Linux.Namespaces {
+		if n.Type == specs.PIDNamespace {
+			b.plan.JoinPID = &first
+			continue
+		}
+		flags |= cloneFlags[n.Type]
+	}
+	b.add("join the container's namespaces", unix.SYS_SETNS, spawn.Desc(first), spawn.Flags(flags, fmt.Sprintf("%#x", flags)))
+	if b.inUserNamespace() {
+		b.becomeRoot()
+	}
 }

@@ -1,19 +1,20 @@
 package oci
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
-	"time"
+	"path/filepath"
+	"strconv"
+	"strings"
 
 	"github.com/go-json-experiment/json"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"gantry/cgroup"
 	"gantry/spawn"
 )
 
@@ -22,129 +23,213 @@ type hookRunner struct {
 	ctx   context.Context
 	hooks *specs.Hooks
 	state specs.State
+	begun bool // hooks of create have been called, so that those of poststop must be
+}
+
+// hookList is one kind of hooks by its name in config.json.
+type hookList struct {
+	name string
+	list []specs.Hook
+}
+
+// all are the kinds in the order in which they run.
+func (h *hookRunner) all() [6]hookList {
+	if h.hooks == nil {
+		return [6]hookList{}
+	}
+	return [6]hookList{
+		{"prestart", h.hooks.Prestart}, //nolint:staticcheck // deprecated is not gone
+		{"createRuntime", h.hooks.CreateRuntime},
+		{"createContainer", h.hooks.CreateContainer},
+		{"startContainer", h.hooks.StartContainer},
+		{"poststart", h.hooks.Poststart},
+		{"poststop", h.hooks.Poststop},
+	}
+}
+
+const (
+	prestart = iota
+	createRuntime
+	createContainer
+	startContainer
+	poststart
+	poststop
+)
+
+// validateHooks checks what the specification demands of every hook.
+func validateHooks(hooks *specs.Hooks) error {
+	for _, kind := range (&hookRunner{hooks: hooks}).all() {
+		for i, hook := range kind.list {
+			switch {
+			case !filepath.IsAbs(hook.Path):
+				return fmt.Errorf("config.json: hooks.%s[%d].path %q must be an absolute path", kind.name, i, hook.Path)
+			case hook.Timeout != nil && *hook.Timeout <= 0:
+				return fmt.Errorf("config.json: hooks.%s[%d].timeout %d must be greater than zero", kind.name, i, *hook.Timeout)
+			}
+		}
+	}
+	return nil
+}
+
+// ofCreate tells whether there are hooks to run while the container is being created.
+func (h *hookRunner) ofCreate() bool {
+	return h != nil && h.hooks != nil && len(h.hooks.Prestart)+len(h.hooks.CreateRuntime)+len(h.hooks.CreateContainer) > 0 //nolint:staticcheck // deprecated is not gone
 }
 
 // hooksBeforePivot: prestart and createRuntime run in the runtime's namespaces, createContainer in the container's,
-// while the process waits in its namespaces, before the root changes.
+// while the process waits in its namespaces with everything mounted, before the root changes.
 func (b *builder) hooksBeforePivot(h *hookRunner) error {
-	if h == nil || h.hooks == nil {
-		return nil
-	}
-	//lint:ignore SA1019 deprecated is not gone
-	before := append(h.hooks.Prestart[:len(h.hooks.Prestart):len(h.hooks.Prestart)], h.hooks.CreateRuntime...)
-	if len(before)+len(h.hooks.CreateContainer) == 0 {
+	if !h.ofCreate() {
 		return nil
 	}
 	b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: "run the hooks of create", Sync: func(child *spawn.Process) error {
-		h.state.Pid = child.Pid
-		if err := h.run(before, nil); err != nil {
+		h.state.Pid, h.begun = child.Pid, true
+		kinds := h.all()
+		for _, kind := range kinds[:createContainer] {
+			if err := h.run(kind, runInRuntime); err != nil {
+				return err
+			}
+		}
+		if len(kinds[createContainer].list) == 0 {
+			return nil
+		}
+		inside, err := h.seenFromInside(b.spec, child.Pid)
+		if err != nil {
 			return err
 		}
-		return h.run(h.hooks.CreateContainer, child)
+		return inside.run(kinds[createContainer], func(ctx context.Context, p *hookProcess) error {
+			return p.runBeside(ctx, b, child)
+		})
 	}})
 	return nil
 }
 
-// hooksBeforeExec: startContainer runs in the container's namespaces, after start and before the program. Create has
-// returned by then, so nobody is there to run them.
-func (b *builder) hooksBeforeExec(h *hookRunner) error {
-	if h != nil && h.hooks != nil && len(h.hooks.StartContainer) > 0 {
-		return errors.New("config.json: hooks.startContainer is not supported")
+// attachPoint is where the root is attached until the pivot: with hooks of create, where they look for it by the bundle,
+// if they may, so that what they mount in it is the container's.
+func (b *builder) attachPoint() string {
+	shared := strings.Contains(b.spec.Linux.RootfsPropagation, "shared") // there pivot_root refuses it
+	if b.dry || shared || !(&hookRunner{hooks: b.spec.Hooks}).ofCreate() {
+		return attachPoint()
 	}
-	return nil
+	if info, err := os.Stat(b.rootPath()); err != nil || !info.IsDir() {
+		return attachPoint()
+	}
+	return b.rootPath()
 }
 
-func (h *hookRunner) poststart() error {
-	if h.hooks == nil {
+// seenFromInside is the runner whose state has the pid that the container's processes see.
+func (h *hookRunner) seenFromInside(spec *specs.Spec, pid int) (*hookRunner, error) {
+	inside := *h
+	b := &builder{spec: spec}
+	if _, listed := b.has(specs.PIDNamespace); !listed {
+		return &inside, nil
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return nil, fmt.Errorf("find the container's pid from inside: %w", err)
+	}
+	_, rest, _ := strings.Cut(string(status), "\nNSpid:")
+	line, _, _ := strings.Cut(rest, "\n")
+	pids := strings.Fields(line)
+	if len(pids) == 0 {
+		return nil, fmt.Errorf("find the container's pid from inside: /proc/%d/status has no NSpid", pid)
+	}
+	if inside.state.Pid, err = strconv.Atoi(pids[len(pids)-1]); err != nil {
+		return nil, fmt.Errorf("find the container's pid from inside: %w", err)
+	}
+	return &inside, nil
+}
+
+// startContainer runs its hooks in the container as another process of it would run: same user, rights, limits and
+// filter, and, where a hook has no environment of its own, same environment.
+func (c *Container) startContainerHooks(rec *record, h *hookRunner) error {
+	kind := h.all()[startContainer]
+	if len(kind.list) == 0 {
 		return nil
 	}
-	return h.run(h.hooks.Poststart, nil)
+	inside, err := h.seenFromInside(rec.Spec, rec.Pid)
+	if err != nil {
+		return err
+	}
+	return inside.run(kind, func(ctx context.Context, p *hookProcess) error { return p.runIn(ctx, c, rec) })
 }
+
+func (h *hookRunner) poststart() error { return h.run(h.all()[poststart], runInRuntime) }
 
 // poststop logs failures: the container is gone already.
 func (h *hookRunner) poststop() {
-	if h.hooks == nil {
-		return
-	}
-	for _, hook := range h.hooks.Poststop {
-		if err := h.run([]specs.Hook{hook}, nil); err != nil {
-			slog.Warn("a poststop hook failed", "container", h.state.ID, "error", err)
+	kind := h.all()[poststop]
+	for i := range kind.list {
+		if err := h.run(hookList{kind.name, kind.list[i : i+1]}, runInRuntime); err != nil {
+			slog.Warn("a poststop hook failed", "container", h.state.ID, "hook", i, "error", err)
 		}
 	}
 }
 
-// run runs hooks one after the other, in a container's namespaces if it is given.
-func (h *hookRunner) run(list []specs.Hook, container *spawn.Process) error {
+// run runs hooks one after the other; the first that fails ends it.
+func (h *hookRunner) run(kind hookList, start func(context.Context, *hookProcess) error) error {
+	if len(kind.list) == 0 {
+		return nil
+	}
 	state, err := json.Marshal(h.state, lenient)
 	if err != nil {
 		return err
 	}
-	for _, hook := range list {
-		ctx, cancel := h.ctx, context.CancelFunc(func() {})
-		if hook.Timeout != nil {
-			ctx, cancel = context.WithTimeout(h.ctx, time.Duration(*hook.Timeout)*time.Second)
-		}
-		if container == nil {
-			err = runHook(ctx, hook, state)
-		} else {
-			err = runHookInside(ctx, hook, state, container)
-		}
-		cancel()
-		if err != nil {
-			return fmt.Errorf("hook %s: %w", hook.Path, err)
+	for i, hook := range kind.list {
+		if err := runHook(h.ctx, hook, state, start); err != nil {
+			return fmt.Errorf("error running %s hook #%d: hook %s: %w", kind.name, i, hook.Path, err)
 		}
 	}
 	return nil
 }
 
-func runHook(ctx context.Context, hook specs.Hook, state []byte) error {
-	var output bytes.Buffer
-	cmd := exec.CommandContext(ctx, hook.Path)
-	if len(hook.Args) > 0 {
-		cmd.Args = hook.Args
-	}
-	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = hook.Env, bytes.NewReader(state), &output, &output
-	if cmd.Env == nil {
-		cmd.Env = []string{}
-	}
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%w: %s", err, bytes.TrimSpace(output.Bytes()))
-	}
-	return nil
+// runInRuntime runs a hook in the runtime's own namespaces.
+func runInRuntime(ctx context.Context, p *hookProcess) error {
+	plan := &spawn.Plan{}
+	p.steps(plan)
+	return p.follow(ctx, plan)
 }
 
-// runHookInside runs a hook in the namespaces of a container's process by a plan that joins them.
-func runHookInside(ctx context.Context, hook specs.Hook, state []byte, container *spawn.Process) error {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	_, err = w.Write(state) // a pipe holds more than a state
-	if err = errors.Join(err, w.Close()); err != nil {
-		return err
-	}
-	target := spawn.FD{Num: int(container.Pidfd.Fd()), Name: "container"}
-	args := hook.Args
-	if len(args) == 0 {
-		args = []string{hook.Path}
-	}
-	p := &spawn.Plan{}
-	p.Add("join the container", unix.SYS_SETNS, spawn.Desc(target), spawn.Flags(unix.CLONE_NEWNS|unix.CLONE_NEWNET|unix.CLONE_NEWUTS|unix.CLONE_NEWIPC, "CLONE_NEWNS|…"))
-	p.Add("pass the state", unix.SYS_DUP3, spawn.Desc(spawn.FD{Num: int(r.Fd()), Name: "state"}), spawn.Int(0), spawn.Int(0))
-	p.Add("execute "+hook.Path, unix.SYS_EXECVE, spawn.Str(hook.Path), spawn.Strs(args), spawn.Strs(hook.Env))
-	child, err := spawn.Start(p)
-	if err != nil {
-		return err
-	}
-	stop := context.AfterFunc(ctx, func() { _ = unix.PidfdSendSignal(int(child.Pidfd.Fd()), unix.SIGKILL, nil, 0) })
-	status, err := child.Wait()
-	stop()
-	if err = errors.Join(err, child.Close()); err != nil {
-		return err
-	}
-	if status != 0 {
-		return fmt.Errorf("it ended with status %d", status.ExitStatus())
-	}
-	return nil
+// runBeside runs a hook in the namespaces of the process that is being made, with the host's files in sight and the
+// container's root for its directory: that process has not pivoted yet.
+func (p *hookProcess) runBeside(ctx context.Context, b *builder, child *spawn.Process) error {
+	target := spawn.FD{Num: int(child.Pidfd.Fd()), Name: "container"}
+	x := &builder{id: b.id, spec: b.spec}
+	x.joinAll(target)
+	x.add("go to the container's root", unix.SYS_FCHDIR, spawn.Desc(b.root))
+	p.steps(&x.plan)
+	return p.follow(ctx, &x.plan)
 }
+
+// runIn runs a hook as a process of a container that exists.
+func (p *hookProcess) runIn(ctx context.Context, c *Container, rec *record) error {
+	spec, process := *rec.Spec, *rec.Spec.Process
+	process.Terminal, process.Args, process.ExecCPUAffinity = false, p.args, nil
+	if len(p.env) > 0 {
+		process.Env = p.env
+	}
+	spec.Process = &process
+	b := &builder{id: c.ID, bundle: rec.Bundle, spec: &spec, program: p.path}
+	defer b.close()
+	first, err := rec.pidfd()
+	if err != nil {
+		return ErrNotRunning
+	}
+	b.files = append(b.files, first)
+	group, err := cgroup.Open(rec.Cgroup)
+	if err != nil {
+		return err
+	}
+	entry, err := group.Entry()
+	if err != nil {
+		return err
+	}
+	defer entry.Close()
+	if err := b.exec(spawn.FD{Num: int(first.Fd()), Name: "container"}, entry, p.stdio(), nil); err != nil {
+		return err
+	}
+	return p.follow(ctx, &b.plan)
+}
+
+// errHookTime is the end of a hook that took longer than its timeout.
+var errHookTime = errors.New("hook ran past its timeout")

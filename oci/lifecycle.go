@@ -103,6 +103,10 @@ func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, er
 	}
 	child, err := spawn.Start(&b.plan)
 	if err != nil {
+		if hooks.begun {
+			hooks.state.Status, hooks.state.Pid = specs.StateStopped, 0
+			hooks.poststop()
+		}
 		return nil, err
 	}
 	rec.Pid, rec.Created, rec.Spec = child.Pid, time.Now().UTC(), o.Spec
@@ -180,6 +184,10 @@ func (c *Container) Start(ctx context.Context) error {
 	if status := c.status(rec); status != specs.StateCreated {
 		return fmt.Errorf("start container %s: it is %s, not created", c.ID, status)
 	}
+	hooks := &hookRunner{ctx: ctx, hooks: rec.Spec.Hooks, state: rec.hookState(specs.StateCreated)}
+	if err := c.startContainerHooks(rec, hooks); err != nil {
+		return errors.Join(fmt.Errorf("start container %s: %w", c.ID, err), rec.kill())
+	}
 	if err := write(c.fifo()); err != nil {
 		return fmt.Errorf("start container %s: %w", c.ID, err)
 	}
@@ -191,8 +199,24 @@ func (c *Container) Start(ctx context.Context) error {
 			return fmt.Errorf("start container %s: %w", c.ID, err)
 		}
 	}
-	hooks := &hookRunner{ctx: ctx, hooks: rec.Spec.Hooks, state: rec.hookState(specs.StateRunning)}
-	return hooks.poststart()
+	hooks.state.Status = specs.StateRunning
+	if err := hooks.poststart(); err != nil {
+		return errors.Join(fmt.Errorf("start container %s: %w", c.ID, err), rec.kill())
+	}
+	return nil
+}
+
+// kill ends the container's first process, if it has not ended by itself.
+func (rec *record) kill() error {
+	pidfd, err := rec.pidfd()
+	if err != nil {
+		return nil //nolint:nilerr // it is gone
+	}
+	defer pidfd.Close()
+	if err := unix.PidfdSendSignal(int(pidfd.Fd()), unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
+		return fmt.Errorf("kill container %s: %w", rec.ID, err)
+	}
+	return nil
 }
 
 // write tells the waiting process to go. If it has died, nobody reads and the open fails with ENXIO.
@@ -212,7 +236,11 @@ func write(fifo string) error {
 }
 
 func (rec *record) hookState(status specs.ContainerState) specs.State {
-	return specs.State{Version: specs.Version, ID: rec.ID, Status: status, Pid: rec.Pid, Bundle: rec.Bundle, Annotations: rec.Spec.Annotations}
+	s := specs.State{Version: specs.Version, ID: rec.ID, Status: status, Pid: rec.Pid, Bundle: rec.Bundle, Annotations: rec.Spec.Annotations}
+	if status == specs.StateStopped {
+		s.Pid = 0
+	}
+	return s
 }
 
 // ErrNotRunning is wrapped by errors of what needs a living process.

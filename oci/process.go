@@ -190,8 +190,11 @@ func (b *builder) seccomp(p *specs.Process) error {
 }
 
 // candidates are the paths that a program's name may stand for: itself, or in each directory of PATH.
-func candidates(p *specs.Process) []string {
+func (b *builder) candidates(p *specs.Process) []string {
 	name := p.Args[0]
+	if b.program != "" {
+		name = b.program
+	}
 	if strings.Contains(name, "/") {
 		return []string{name}
 	}
@@ -214,13 +217,13 @@ func candidates(p *specs.Process) []string {
 
 // checkProgram fails, before create returns, if the program is not there or may not be executed.
 func (b *builder) checkProgram(p *specs.Process) error {
-	list := candidates(p)
+	list := b.candidates(p)
 	check := func(name, path string) *spawn.Step {
 		// Not faccessat2: profiles of old do not allow it, and real and effective ids are the same here.
 		return b.add(name, unix.SYS_FACCESSAT, spawn.Int(unix.AT_FDCWD), spawn.Str(path), spawn.Flags(unix.X_OK, "X_OK"))
 	}
-	if strings.Contains(p.Args[0], "/") {
-		check(fmt.Sprintf("exec: %q", p.Args[0]), list[0])
+	if b.program != "" || strings.Contains(p.Args[0], "/") {
+		check(fmt.Sprintf("exec: %q", list[0]), list[0])
 		return nil
 	}
 	for i, path := range list {
@@ -239,7 +242,7 @@ func (b *builder) execute(p *specs.Process) error {
 		}
 	}
 	argv, env := spawn.Strs(p.Args), spawn.Strs(p.Env)
-	list := candidates(p)
+	list := b.candidates(p)
 	for i, path := range list {
 		s := b.add(fmt.Sprintf("exec: %q", path), unix.SYS_EXECVE, spawn.Str(path), argv, env)
 		s.Exit = exitNotExecutable

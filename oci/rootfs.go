@@ -36,7 +36,7 @@ func (b *builder) enterRoot(o CreateOptions) error {
 	if propagation&unix.MS_SHARED != 0 { // pivot_root refuses a shared parent
 		b.add("make the old root private", unix.SYS_MOUNT, spawn.Nil(), spawn.Str("/"), spawn.Nil(), spawn.Flags(unix.MS_PRIVATE, "MS_PRIVATE"), spawn.Nil())
 	}
-	b.add("attach the root", unix.SYS_MOVE_MOUNT, spawn.Desc(root), spawn.Str(""), spawn.Int(unix.AT_FDCWD), spawn.Str(attachPoint()),
+	b.add("attach the root", unix.SYS_MOVE_MOUNT, spawn.Desc(root), spawn.Str(""), spawn.Int(unix.AT_FDCWD), spawn.Str(b.attachPoint()),
 		spawn.Flags(unix.MOVE_MOUNT_F_EMPTY_PATH, "MOVE_MOUNT_F_EMPTY_PATH"))
 	b.root = root
 	return nil

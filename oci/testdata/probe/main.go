@@ -4,6 +4,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -61,13 +62,29 @@ func main() {
 				}
 			}
 		}
+	case "hook": // hook FILE: what a hook sees, into the file
+		state, _ := io.ReadAll(os.Stdin)
+		out := seen()
+		out["stdin"] = string(state)
+		text, _ := json.Marshal(out)
+		if err := os.WriteFile(os.Args[2], text, 0o666); err != nil {
+			fmt.Println("error:", err)
+			os.Exit(1)
+		}
+	case "say": // say TEXT CODE
+		fmt.Println(os.Args[2])
+		code, _ := strconv.Atoi(os.Args[3])
+		os.Exit(code)
 	case "unshare":
 		_, _, errno := syscall.RawSyscall(syscall.SYS_UNSHARE, syscall.CLONE_NEWUSER, 0, 0)
 		fmt.Println(errno)
 	}
 }
 
-func report() {
+func report() { _ = json.NewEncoder(os.Stdout).Encode(seen()) }
+
+// seen is what this process is and sees.
+func seen() map[string]any {
 	out := map[string]any{"uid": os.Getuid(), "gid": os.Getgid(), "env": os.Environ(), "pid": os.Getpid(), "args": os.Args}
 	out["groups"], _ = os.Getgroups()
 	out["cwd"], _ = os.Getwd()
@@ -82,5 +99,5 @@ func report() {
 		links[filepath.Base(e)], _ = os.Readlink(e)
 	}
 	out["ns"] = links
-	_ = json.NewEncoder(os.Stdout).Encode(out)
+	return out
 }
