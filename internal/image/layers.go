@@ -16,7 +16,6 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sync/singleflight"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,7 +25,6 @@ type layers struct {
 	dir     string
 	bytes   int64
 	entries int64
-	flights singleflight.Group // one unpacking a layer
 
 	mu    sync.Mutex // guards sizes
 	sizes map[digest.Digest]int64
@@ -116,7 +114,7 @@ func (l *layers) unpack(ctx context.Context, id digest.Digest, stream io.Reader)
 	}
 	defer plain.Close()
 	hash := sha256.New()
-	counted := &bounded{ctx: ctx, r: io.TeeReader(plain, hash), left: l.bytes}
+	counted := &bounded{ctx: ctx, r: io.TeeReader(plain, hash), limit: l.bytes}
 	u := &unpacker{entries: l.entries, left: l.bytes}
 	if err := u.unpack(root, counted); err != nil {
 		return nil, err
@@ -132,11 +130,18 @@ func (l *layers) unpack(ctx context.Context, id digest.Digest, stream io.Reader)
 	return &unpacked{layers: l, dir: dir, id: id, size: u.bytes}, nil
 }
 
-// commit puts the layer in its place, durably; one that is there already wins.
+// commit puts the layer in its place, durably; one that is there already wins. It leaves nothing behind if it fails.
 func (u *unpacked) commit() error {
 	if u.layers.has(u.id) {
 		return u.discard()
 	}
+	if err := u.place(); err != nil {
+		return errors.Join(fmt.Errorf("store layer %s: %w", u.id, err), u.discard())
+	}
+	return nil
+}
+
+func (u *unpacked) place() error {
 	if err := os.WriteFile(filepath.Join(u.dir, "size"), []byte(strconv.FormatInt(u.size, 10)), 0o600); err != nil {
 		return err
 	}
@@ -155,22 +160,33 @@ func (u *unpacked) commit() error {
 	u.layers.mu.Lock()
 	u.layers.sizes[u.id] = u.size
 	u.layers.mu.Unlock()
-	return nil
+	return syncDir(u.layers.dir)
 }
 
 func (u *unpacked) discard() error { return os.RemoveAll(u.dir) }
 
 // take removes a layer from its place; the caller deletes the returned directory.
 func (l *layers) take(id digest.Digest) (gone string, size int64, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	size = l.sizes[id]
-	delete(l.sizes, id)
-	gone = filepath.Join(l.dir, "tmp-"+id.Encoded())
-	if err := os.Rename(l.path(id), gone); err != nil && !os.IsNotExist(err) {
+	if gone, err = os.MkdirTemp(l.dir, "tmp-"); err != nil {
 		return "", 0, fmt.Errorf("remove layer %s: %w", id, err)
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := os.Rename(l.path(id), filepath.Join(gone, "layer")); err != nil && !os.IsNotExist(err) {
+		return "", 0, errors.Join(fmt.Errorf("remove layer %s: %w", id, err), os.Remove(gone))
+	}
+	size = l.sizes[id]
+	delete(l.sizes, id)
 	return gone, size, nil
+}
+
+// syncDir writes the names in a directory to disk.
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // syncFS writes the file system of a directory to disk: one call for all files of a layer; see syncfs(2).
@@ -185,9 +201,11 @@ func syncFS(dir string) error {
 
 // bounded is a reader that ends with an error past a number of bytes, or when ctx ends.
 type bounded struct {
-	ctx  context.Context
-	r    io.Reader
-	left int64
+	ctx   context.Context
+	r     io.Reader
+	limit int64
+	read  int64
+	watch func(read int64) error // may be nil
 }
 
 func (b *bounded) Read(p []byte) (int, error) {
@@ -195,8 +213,14 @@ func (b *bounded) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := b.r.Read(p)
-	if b.left -= int64(n); b.left < 0 {
-		return n, fmt.Errorf("the layer is bigger than the limit for unpacked layers: %w", errdefs.ErrInvalidArgument)
+	b.read += int64(n)
+	if b.read > b.limit {
+		return n, fmt.Errorf("more than %d bytes, the limit for what is unpacked: %w", b.limit, errdefs.ErrInvalidArgument)
+	}
+	if b.watch != nil {
+		if err := b.watch(b.read); err != nil {
+			return n, err
+		}
 	}
 	return n, err
 }

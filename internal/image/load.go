@@ -5,13 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 
-	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/core/images/archive"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -22,14 +20,14 @@ func (s *Store) Load(ctx context.Context, r io.Reader, progress func(Progress)) 
 	}
 	plain, err := decompress(r)
 	if err != nil {
-		return nil, fmt.Errorf("load: %w", err)
+		return nil, fmt.Errorf("load: %w", badArchive(ctx, err))
 	}
 	defer plain.Close()
 	var list []*Image
 	err = s.leased(ctx, func(ctx context.Context) error {
-		top, err := archive.ImportIndex(ctx, s.content, plain)
+		top, err := s.importArchive(ctx, plain)
 		if err != nil {
-			return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+			return err
 		}
 		var index ocispec.Index
 		if err := s.document(ctx, top, maxManifest, &index); err != nil {
@@ -39,40 +37,64 @@ func (s *Store) Load(ctx context.Context, r io.Reader, progress func(Progress)) 
 			return fmt.Errorf("the archive has no images: %w", errdefs.ErrInvalidArgument)
 		}
 		for _, target := range index.Manifests {
-			img, err := s.adopt(ctx, target, progress)
-			if err != nil {
+			if err := s.adopt(ctx, target, progress); err != nil {
 				return fmt.Errorf("image %s: %w", target.Digest, err)
 			}
-			if !slices.Contains(list, img) {
-				list = append(list, img)
-			}
 		}
-		return nil
+		list, err = s.resolveAll(ctx, index.Manifests)
+		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("load: %w", err)
+		return nil, fmt.Errorf("load: %w", badArchive(ctx, err))
+	}
+	return list, nil
+}
+
+// resolveAll resolves targets, each once, in order: an archive has an entry for each name of an image.
+func (s *Store) resolveAll(ctx context.Context, targets []ocispec.Descriptor) ([]*Image, error) {
+	var list []*Image
+	seen := map[digest.Digest]bool{}
+	for _, target := range targets {
+		if seen[target.Digest] {
+			continue
+		}
+		seen[target.Digest] = true
+		target.Annotations = nil
+		img, err := s.resolve(ctx, target, nil)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, img)
 	}
 	return list, nil
 }
 
 // adopt unpacks an image whose blobs are in the content store and gives it the names that the archive says.
-func (s *Store) adopt(ctx context.Context, target ocispec.Descriptor, progress func(Progress)) (*Image, error) {
-	if err := s.labelTree(ctx, target); err != nil {
-		return nil, err
+func (s *Store) adopt(ctx context.Context, target ocispec.Descriptor, progress func(Progress)) error {
+	if err := checkDescriptor(target, maxManifest); err != nil {
+		return err
+	}
+	if err := s.labelTree(ctx, target, maxNesting); err != nil {
+		return err
 	}
 	manifest := target
 	if images.IsIndexType(target.MediaType) {
 		var err error
 		if manifest, err = s.choose(ctx, target, nil); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	var m ocispec.Manifest
 	if err := s.document(ctx, manifest, maxManifest, &m); err != nil {
-		return nil, err
+		return err
 	}
-	if err := s.unpackStored(ctx, &m, progress); err != nil {
-		return nil, err
+	ids, err := s.diffIDs(ctx, &m)
+	if err != nil {
+		return err
+	}
+	defer s.pin(ids)() // until the image has its name
+	if err := s.unpackStored(ctx, &m, ids, progress); err != nil {
+		return err
 	}
 	names := archiveNames(target)
 	if len(names) == 0 && s.namesOf(target.Digest) == 0 {
@@ -81,70 +103,77 @@ func (s *Store) adopt(ctx context.Context, target ocispec.Descriptor, progress f
 	target.Annotations = nil // they were the archive's
 	for _, name := range names {
 		if err := s.setName(ctx, name, target); err != nil {
-			return nil, err
-		}
-	}
-	return s.resolve(ctx, target, nil)
-}
-
-// labelTree tells the garbage collector what each document refers to.
-func (s *Store) labelTree(ctx context.Context, desc ocispec.Descriptor) error {
-	if !images.IsIndexType(desc.MediaType) && !images.IsManifestType(desc.MediaType) {
-		return nil
-	}
-	children, err := images.Children(ctx, s.content, desc)
-	if errdefs.IsNotFound(err) { // of a platform that the archive left out
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if err := s.label(ctx, desc, children); err != nil {
-		return err
-	}
-	for _, child := range children {
-		if err := s.labelTree(ctx, child); err != nil && !errdefs.IsNotFound(err) {
 			return err
 		}
 	}
 	return nil
 }
 
-// unpackStored unpacks layers from the content store.
-func (s *Store) unpackStored(ctx context.Context, m *ocispec.Manifest, progress func(Progress)) error {
-	var config ocispec.Image
-	if err := s.document(ctx, m.Config, maxConfig, &config); err != nil {
+// maxNesting is how deep indexes may refer to indexes.
+const maxNesting = 4
+
+// labelTree tells the garbage collector what each document refers to, of what is here: an archive may leave out
+// platforms.
+func (s *Store) labelTree(ctx context.Context, desc ocispec.Descriptor, deep int) error {
+	if deep == 0 {
+		return fmt.Errorf("%s: indexes within indexes, more than %d: %w", desc.Digest, maxNesting, errdefs.ErrInvalidArgument)
+	}
+	if !images.IsIndexType(desc.MediaType) && !images.IsManifestType(desc.MediaType) {
+		return nil
+	}
+	children, err := images.Children(ctx, s.content, desc)
+	if err != nil {
 		return err
 	}
-	ids := config.RootFS.DiffIDs
-	if len(ids) != len(m.Layers) {
-		return fmt.Errorf("the manifest has %d layers, its configuration %d: %w", len(m.Layers), len(ids), errdefs.ErrInvalidArgument)
-	}
-	defer s.pin(ids)()
-	for i, desc := range m.Layers {
-		if s.layers.has(ids[i]) {
+	var present []ocispec.Descriptor
+	for _, child := range children {
+		here, err := s.keep(ctx, child.Digest)
+		if err != nil {
+			return err
+		}
+		if !here {
 			continue
 		}
-		ra, err := s.content.ReaderAt(ctx, desc)
-		if err != nil {
-			return fmt.Errorf("layer %s: %w", desc.Digest, err)
+		if err := s.labelTree(ctx, child, deep-1); err != nil {
+			return err
 		}
-		meter := &meter{r: content.NewReader(ra), id: short(desc.Digest), total: desc.Size, report: func(p Progress) {
-			p.Status = "Loading layer"
-			progress(p)
-		}}
-		_, err, _ = s.layers.flights.Do(desc.Digest.String()+ids[i].String(), func() (any, error) {
-			whole, err := s.layers.unpack(ctx, ids[i], meter)
-			if err != nil {
-				return nil, err
-			}
-			return nil, whole.commit()
-		})
-		if err = errors.Join(err, ra.Close()); err != nil {
+		present = append(present, child)
+	}
+	return s.label(ctx, desc, present...)
+}
+
+// unpackStored unpacks layers from the content store.
+func (s *Store) unpackStored(ctx context.Context, m *ocispec.Manifest, ids []digest.Digest, progress func(Progress)) error {
+	for i, desc := range m.Layers {
+		if err := s.unpackOne(ctx, desc, ids[i], progress); err != nil {
 			return fmt.Errorf("layer %s: %w", desc.Digest, err)
 		}
 	}
 	return nil
+}
+
+func (s *Store) unpackOne(ctx context.Context, desc ocispec.Descriptor, id digest.Digest, progress func(Progress)) error {
+	leave, err := s.flights.board(ctx, desc.Digest.String(), nil)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if s.layers.has(id) {
+		return nil
+	}
+	meter := &meter{id: short(desc.Digest), status: "Loading layer", total: desc.Size, report: progress}
+	var whole *unpacked
+	if err := s.stored(ctx, desc, func(r io.Reader) (err error) {
+		meter.r = r
+		whole, err = s.layers.unpack(ctx, id, meter)
+		return err
+	}); err != nil {
+		if whole != nil {
+			err = errors.Join(err, whole.discard())
+		}
+		return err
+	}
+	return whole.commit()
 }
 
 // archiveNames are the references that an archive gives an image.

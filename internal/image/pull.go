@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
-	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
@@ -43,21 +41,34 @@ func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (*Image, er
 	full := named.String()
 	_, target, err := resolver.Resolve(ctx, full)
 	if err != nil {
-		return nil, fmt.Errorf("pull %s: %w", reference.FamiliarString(named), classify(err))
+		if errdefs.IsNotFound(err) {
+			err = fmt.Errorf("manifest unknown: %w", err)
+		}
+		return nil, fmt.Errorf("pull %s: %w", reference.FamiliarString(named), classify(ctx, err))
 	}
 	fetcher, err := resolver.Fetcher(ctx, full)
 	if err != nil {
-		return nil, fmt.Errorf("pull %s: %w", reference.FamiliarString(named), classify(err))
+		return nil, fmt.Errorf("pull %s: %w", reference.FamiliarString(named), classify(ctx, err))
 	}
 	p := &pull{store: s, ref: full, fetcher: fetcher, progress: o.Progress}
 	var img *Image
 	err = s.leased(ctx, func(ctx context.Context) error {
-		manifest, err := p.manifests(ctx, target, o.Platform)
+		desc, manifest, err := p.manifests(ctx, target, o.Platform)
 		if err != nil {
 			return err
 		}
-		if err := p.layers(ctx, manifest); err != nil {
+		ids, err := s.diffIDs(ctx, manifest)
+		if err != nil {
 			return err
+		}
+		defer s.pin(ids)() // until the image has its name
+		if err := p.layers(ctx, manifest, ids); err != nil {
+			return err
+		}
+		if desc.Digest != target.Digest { // an index has what was pulled whole
+			if err := s.label(ctx, target, desc); err != nil {
+				return err
+			}
 		}
 		if err := s.setName(ctx, full, target); err != nil {
 			return err
@@ -66,46 +77,42 @@ func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (*Image, er
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("pull %s: %w", reference.FamiliarString(named), classify(err))
+		return nil, fmt.Errorf("pull %s: %w", reference.FamiliarString(named), classify(ctx, err))
 	}
 	return img, nil
 }
 
 // manifests fetches the target's documents down to the platform's manifest and its configuration, and labels each
 // with what it refers to, for the garbage collector.
-func (p *pull) manifests(ctx context.Context, target ocispec.Descriptor, platform *ocispec.Platform) (*ocispec.Manifest, error) {
+func (p *pull) manifests(ctx context.Context, target ocispec.Descriptor, platform *ocispec.Platform) (desc ocispec.Descriptor, m *ocispec.Manifest, err error) {
 	s := p.store
 	if err := p.document(ctx, target, maxManifest); err != nil {
-		return nil, err
+		return desc, nil, err
 	}
-	desc := target
+	desc = target
 	if images.IsIndexType(target.MediaType) {
 		var index ocispec.Index
 		if err := s.document(ctx, target, maxManifest, &index); err != nil {
-			return nil, err
+			return desc, nil, err
 		}
-		var err error
 		if desc, err = best(target, withoutAttestations(index.Manifests), platform); err != nil {
-			return nil, err
+			return desc, nil, err
 		}
 		if err := p.document(ctx, desc, maxManifest); err != nil {
-			return nil, err
-		}
-		if err := s.label(ctx, target, []ocispec.Descriptor{desc}); err != nil {
-			return nil, err
+			return desc, nil, err
 		}
 	}
 	if !images.IsManifestType(desc.MediaType) {
-		return nil, fmt.Errorf("%s is no image: media type %q: %w", desc.Digest, desc.MediaType, errdefs.ErrInvalidArgument)
+		return desc, nil, fmt.Errorf("%s is no image: media type %q: %w", desc.Digest, desc.MediaType, errdefs.ErrInvalidArgument)
 	}
 	var manifest ocispec.Manifest
 	if err := s.document(ctx, desc, maxManifest, &manifest); err != nil {
-		return nil, err
+		return desc, nil, err
 	}
 	if err := p.document(ctx, manifest.Config, maxConfig); err != nil {
-		return nil, err
+		return desc, nil, err
 	}
-	return &manifest, s.label(ctx, desc, append([]ocispec.Descriptor{manifest.Config}, manifest.Layers...))
+	return desc, &manifest, s.label(ctx, desc, append(manifest.Layers[:len(manifest.Layers):len(manifest.Layers)], manifest.Config)...)
 }
 
 func withoutAttestations(list []ocispec.Descriptor) []ocispec.Descriptor {
@@ -118,30 +125,20 @@ func withoutAttestations(list []ocispec.Descriptor) []ocispec.Descriptor {
 	return out
 }
 
-// label tells the garbage collector what a document refers to.
-func (s *Store) label(ctx context.Context, parent ocispec.Descriptor, children []ocispec.Descriptor) error {
-	info := content.Info{Digest: parent.Digest, Labels: map[string]string{}}
-	for i, child := range children {
-		info.Labels[fmt.Sprintf("containerd.io/gc.ref.content.%d", i)] = child.Digest.String()
-	}
-	if _, err := s.content.Update(ctx, info, "labels"); err != nil {
-		return fmt.Errorf("label %s: %w", parent.Digest, err)
-	}
-	return nil
-}
-
 // document fetches a manifest, index or configuration, of bounded size and verified, unless it is here.
 func (p *pull) document(ctx context.Context, desc ocispec.Descriptor, limit int64) error {
-	if desc.Size > limit {
-		return fmt.Errorf("%s has %d bytes, more than %d: %w", desc.Digest, desc.Size, limit, errdefs.ErrInvalidArgument)
+	if err := checkDescriptor(desc, limit); err != nil {
+		return err
 	}
-	_, err, _ := p.store.flights.Do(desc.Digest.String(), func() (any, error) {
-		return nil, p.transfer(ctx, desc, func(r io.Reader) error {
-			_, err := io.Copy(io.Discard, r)
-			return err
-		})
-	})
+	leave, err := p.store.flights.board(ctx, desc.Digest.String(), nil)
 	if err != nil {
+		return err
+	}
+	defer leave()
+	if err := p.transfer(ctx, desc, func(r io.Reader) error {
+		_, err := io.Copy(io.Discard, r)
+		return err
+	}); err != nil {
 		return fmt.Errorf("fetch %s: %w", desc.Digest, err)
 	}
 	return nil
@@ -152,11 +149,7 @@ func (p *pull) transfer(ctx context.Context, desc ocispec.Descriptor, consume fu
 	store := p.store.content
 	w, err := content.OpenWriter(ctx, store, content.WithRef("fetch-"+desc.Digest.String()), content.WithDescriptor(desc))
 	if errdefs.IsAlreadyExists(err) {
-		ra, err := store.ReaderAt(ctx, desc)
-		if err != nil {
-			return err
-		}
-		return errors.Join(consume(content.NewReader(ra)), ra.Close())
+		return p.store.stored(ctx, desc, consume)
 	}
 	if err != nil {
 		return err
@@ -165,12 +158,13 @@ func (p *pull) transfer(ctx context.Context, desc ocispec.Descriptor, consume fu
 	if err := w.Truncate(0); err != nil {
 		return err
 	}
+	desc.URLs = nil // the registry's own blob: an image must not make us ask other hosts
 	rc, err := p.fetcher.Fetch(ctx, desc)
 	if err != nil {
 		return err
 	}
-	counted := &verified{r: rc, desc: desc, hash: digest.SHA256.Digester()}
-	err = consume(io.TeeReader(counted, w))
+	blob := &verified{r: rc, desc: desc, hash: desc.Digest.Algorithm().Digester()}
+	err = blob.blame(ctx, consume(io.TeeReader(blob, w)))
 	if err = errors.Join(err, rc.Close()); err != nil {
 		return errors.Join(err, store.Abort(context.WithoutCancel(ctx), "fetch-"+desc.Digest.String()))
 	}
@@ -180,40 +174,8 @@ func (p *pull) transfer(ctx context.Context, desc ocispec.Descriptor, consume fu
 	return nil
 }
 
-// verified is a blob as it comes: at its end, it is what the descriptor says or an error.
-type verified struct {
-	r    io.Reader
-	desc ocispec.Descriptor
-	hash digest.Digester
-	n    int64
-}
-
-func (v *verified) Read(p []byte) (int, error) {
-	n, err := v.r.Read(p)
-	v.n += int64(n)
-	_, _ = v.hash.Hash().Write(p[:n]) // never fails: hash.Hash
-	switch {
-	case v.n > v.desc.Size:
-		return n, fmt.Errorf("more than the %d bytes that its descriptor says: %w", v.desc.Size, errdefs.ErrInvalidArgument)
-	case err == io.EOF && v.n < v.desc.Size:
-		return n, fmt.Errorf("truncated: got %d of %d bytes: %w", v.n, v.desc.Size, io.ErrUnexpectedEOF)
-	case err == io.EOF && v.hash.Digest() != v.desc.Digest:
-		return n, fmt.Errorf("digest mismatch: got %s: %w", v.hash.Digest(), errdefs.ErrInvalidArgument)
-	}
-	return n, err
-}
-
 // layers fetches and unpacks, several at a time, each in one pass.
-func (p *pull) layers(ctx context.Context, manifest *ocispec.Manifest) error {
-	var config ocispec.Image
-	if err := p.store.document(ctx, manifest.Config, maxConfig, &config); err != nil {
-		return err
-	}
-	ids := config.RootFS.DiffIDs
-	if len(ids) != len(manifest.Layers) {
-		return fmt.Errorf("the manifest has %d layers, its configuration %d: %w", len(manifest.Layers), len(ids), errdefs.ErrInvalidArgument)
-	}
-	defer p.store.pin(ids)()
+func (p *pull) layers(ctx context.Context, manifest *ocispec.Manifest, ids []digest.Digest) error {
 	for _, l := range manifest.Layers {
 		p.progress(Progress{ID: short(l.Digest), Status: "Pulling fs layer"})
 	}
@@ -233,56 +195,49 @@ func (p *pull) layers(ctx context.Context, manifest *ocispec.Manifest) error {
 func short(d digest.Digest) string { return d.Encoded()[:min(12, len(d.Encoded()))] }
 
 func (p *pull) layer(ctx context.Context, desc ocispec.Descriptor, id digest.Digest) error {
-	if desc.Digest.Validate() != nil {
-		return fmt.Errorf("invalid digest %q: %w", desc.Digest, errdefs.ErrInvalidArgument)
-	}
 	s := p.store
-	_, err := s.content.Info(ctx, desc.Digest)
-	if err == nil && s.layers.has(id) {
-		p.progress(Progress{ID: short(desc.Digest), Status: "Already exists"})
+	tell := func(status string) { p.progress(Progress{ID: short(desc.Digest), Status: status}) }
+	leave, err := s.flights.board(ctx, desc.Digest.String(), func() { tell("Waiting") })
+	if err != nil {
+		return err
+	}
+	defer leave()
+	here, err := s.keep(ctx, desc.Digest)
+	if err != nil {
+		return err
+	}
+	if here && s.layers.has(id) {
+		tell("Already exists")
 		return nil
 	}
-	meter := &meter{id: short(desc.Digest), total: desc.Size, report: p.progress}
-	_, err, _ = s.layers.flights.Do(desc.Digest.String()+id.String(), func() (any, error) {
-		var whole *unpacked
-		err := p.transfer(ctx, desc, func(r io.Reader) (err error) {
-			meter.r = r
-			whole, err = s.layers.unpack(ctx, id, meter)
-			return err
-		})
-		if err != nil {
-			if whole != nil {
-				err = errors.Join(err, whole.discard())
-			}
-			return nil, err
+	whole, err := p.unpack(ctx, desc, id, here)
+	if err != nil {
+		return err
+	}
+	if err := whole.commit(); err != nil {
+		return err
+	}
+	tell("Pull complete")
+	return nil
+}
+
+// unpack fetches a layer, or reads it if it is here, and unpacks it meanwhile.
+func (p *pull) unpack(ctx context.Context, desc ocispec.Descriptor, id digest.Digest, here bool) (whole *unpacked, err error) {
+	meter := &meter{id: short(desc.Digest), status: "Downloading", total: desc.Size, report: p.progress}
+	if here {
+		meter.status = "Extracting"
+	}
+	err = p.transfer(ctx, desc, func(r io.Reader) (err error) {
+		meter.r = r
+		if whole, err = p.store.layers.unpack(ctx, id, meter); err == nil && !here {
+			// What was one pass has two names: the rest of it is to put the layer in its place.
+			p.progress(Progress{ID: meter.id, Status: "Download complete"})
+			p.progress(Progress{ID: meter.id, Status: "Extracting", Current: desc.Size, Total: desc.Size})
 		}
-		return nil, whole.commit()
+		return err
 	})
-	if err == nil {
-		p.progress(Progress{ID: short(desc.Digest), Status: "Pull complete"})
+	if err != nil && whole != nil {
+		err = errors.Join(err, whole.discard())
 	}
-	return err
-}
-
-// meter reports how much has been read, ten times a second at most.
-type meter struct {
-	r      io.Reader
-	id     string
-	n      int64
-	total  int64
-	last   time.Time
-	report func(Progress)
-	mu     sync.Mutex // guards n and last: readers may change goroutines
-}
-
-func (m *meter) Read(p []byte) (int, error) {
-	n, err := m.r.Read(p)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.n += int64(n)
-	if now := time.Now(); now.Sub(m.last) > 100*time.Millisecond {
-		m.last = now
-		m.report(Progress{ID: m.id, Status: "Downloading", Current: m.n, Total: m.total})
-	}
-	return n, err
+	return whole, err
 }

@@ -120,7 +120,7 @@ func TestPullRefuses(t *testing.T) {
 			if left, err := os.ReadDir(s.layers.dir); err != nil || len(left) != 0 {
 				t.Errorf("left in the layers' directory: %v, %v", left, err)
 			}
-			if _, err := s.collect(inNamespace(ctx)); err != nil {
+			if err := s.Collect(ctx); err != nil {
 				t.Error(err)
 			}
 			if blobs, err := s.blobs(inNamespace(ctx)); err != nil || len(blobs) != 0 {

@@ -122,19 +122,34 @@ func (e *eitherScheme) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // classify gives an error of the registry's client the class that the API needs.
-func classify(err error) error {
+func classify(ctx context.Context, err error) error {
 	var status remoteerrors.ErrUnexpectedStatus
 	var network net.Error
 	switch {
-	case err == nil, errors.Is(err, context.Canceled):
+	case err == nil, ctx.Err() != nil: // the caller's own doing
 		return err
-	case errdefs.IsNotFound(err):
-		return fmt.Errorf("manifest unknown: %w", err)
-	case errors.As(err, &status) && (status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden),
-		errors.Is(err, docker.ErrInvalidAuthorization):
-		return fmt.Errorf("pull access denied, the repository does not exist or needs a login: %w: %w", err, errdefs.ErrUnauthenticated)
+	case errors.As(err, &status):
+		return fmt.Errorf("%w: %w", err, statusClass(status.StatusCode))
+	case errors.Is(err, docker.ErrInvalidAuthorization):
+		return fmt.Errorf("%w: %w", err, errdefs.ErrUnauthenticated)
 	case errors.As(err, &network), errors.As(err, new(*url.Error)):
 		return fmt.Errorf("the registry cannot be reached: %w: %w", err, errdefs.ErrUnavailable)
 	}
 	return err
+}
+
+// statusClass is the class of what a registry answers; see the distribution specification, "error codes".
+func statusClass(code int) error {
+	switch code {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return fmt.Errorf("pull access denied, the repository does not exist or needs a login: %w", errdefs.ErrUnauthenticated)
+	case http.StatusNotFound:
+		return errdefs.ErrNotFound
+	case http.StatusTooManyRequests:
+		return errdefs.ErrUnavailable
+	}
+	if code >= http.StatusInternalServerError {
+		return errdefs.ErrUnavailable
+	}
+	return errdefs.ErrUnknown
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -16,44 +18,50 @@ import (
 // Remove removes a name, or by ID all names if there is one or force is set, and collects what nothing holds.
 // An image that a container holds loses its name only with force, and stays nameless; errdefs.ErrFailedPrecondition otherwise.
 func (s *Store) Remove(ctx context.Context, refOrID string, force bool) ([]Removed, error) {
-	ctx = inNamespace(ctx)
+	s.life.Lock()
+	removed, gone, err := s.remove(inNamespace(ctx), refOrID, force)
+	s.life.Unlock()
+	return removed, errors.Join(err, gone.remove())
+}
+
+func (s *Store) remove(ctx context.Context, refOrID string, force bool) ([]Removed, garbage, error) {
 	target, err := s.find(refOrID)
 	if err != nil {
-		return nil, err
+		return nil, garbage{}, err
 	}
 	names := s.visibleNames(target.Digest)
 	held := s.held(target.Digest)
-	gone := names
+	untag := names
 	if named, err := normalize(refOrID); err == nil && slices.Contains(names, named.String()) {
-		gone = []string{named.String()}
+		untag = []string{named.String()}
 	} else if len(names) > 1 && !force {
-		return nil, fmt.Errorf("conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories: %w", short(target.Digest), errdefs.ErrConflict)
+		return nil, garbage{}, fmt.Errorf("conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories: %w", short(target.Digest), errdefs.ErrConflict)
 	}
-	last := len(gone) == len(names)
+	last := len(untag) == len(names)
 	if last && held && !force {
-		return nil, fmt.Errorf("conflict: unable to delete %s (must be forced) - image is being used by a container: %w", short(target.Digest), errdefs.ErrFailedPrecondition)
+		return nil, garbage{}, fmt.Errorf("conflict: unable to delete %s (must be forced) - image is being used by a container: %w", short(target.Digest), errdefs.ErrFailedPrecondition)
 	}
 	if last && held {
 		if err := s.putName(ctx, nameless(target.Digest), target); err != nil {
-			return nil, err
+			return nil, garbage{}, err
 		}
 	}
 	var removed []Removed
-	for _, name := range gone {
+	for _, name := range untag {
 		if err := s.dropName(ctx, name); err != nil {
-			return removed, err
+			return removed, garbage{}, err
 		}
 		removed = append(removed, Removed{Untagged: name})
 	}
 	if !last || held {
-		return removed, nil
+		return removed, garbage{}, nil
 	}
 	if err := s.dropName(ctx, nameless(target.Digest)); err != nil {
-		return removed, err
+		return removed, garbage{}, err
 	}
 	removed = append(removed, Removed{Deleted: target.Digest.String()})
-	_, err = s.collect(ctx)
-	return removed, err
+	gone, err := s.collect(ctx)
+	return removed, gone, err
 }
 
 func (s *Store) visibleNames(target digest.Digest) []string {
@@ -83,10 +91,16 @@ func (s *Store) held(target digest.Digest) bool {
 // Prune removes every image without a name and, with all, every one that no container holds, but for those that keep
 // wants to keep; and collects garbage. Reclaimed is in bytes.
 func (s *Store) Prune(ctx context.Context, all bool, keep func(*Image) bool) (removed []Removed, reclaimed int64, err error) {
-	ctx = inNamespace(ctx)
+	s.life.Lock()
+	removed, gone, err := s.prune(inNamespace(ctx), all, keep)
+	s.life.Unlock()
+	return removed, gone.bytes, errors.Join(err, gone.remove())
+}
+
+func (s *Store) prune(ctx context.Context, all bool, keep func(*Image) bool) (removed []Removed, gone garbage, err error) {
 	list, err := s.List(ctx)
 	if err != nil {
-		return nil, 0, err
+		return nil, gone, err
 	}
 	for _, img := range list {
 		names := s.visibleNames(img.ID)
@@ -95,7 +109,7 @@ func (s *Store) Prune(ctx context.Context, all bool, keep func(*Image) bool) (re
 		}
 		for _, name := range append(names, nameless(img.ID)) {
 			if err := s.dropName(ctx, name); err != nil {
-				return removed, 0, err
+				return removed, gone, err
 			}
 			if !strings.HasPrefix(name, namelessPrefix) {
 				removed = append(removed, Removed{Untagged: name})
@@ -103,28 +117,51 @@ func (s *Store) Prune(ctx context.Context, all bool, keep func(*Image) bool) (re
 		}
 		removed = append(removed, Removed{Deleted: img.ID.String()})
 	}
-	reclaimed, err = s.collect(ctx)
-	return removed, reclaimed, err
+	gone, err = s.collect(ctx)
+	return removed, gone, err
 }
 
 // Collect removes blobs and layers that no name, hold or transfer needs. The caller has told its holds before.
 func (s *Store) Collect(ctx context.Context) error {
-	_, err := s.collect(inNamespace(ctx))
-	return err
+	s.life.Lock()
+	gone, err := s.collect(inNamespace(ctx))
+	s.life.Unlock()
+	return errors.Join(err, gone.remove())
 }
 
-func (s *Store) collect(ctx context.Context) (reclaimed int64, err error) {
+// garbage is layers that were taken from their places, and the bytes of all that was collected. Its removal may take
+// long, and nobody has to wait for it: what a crash leaves of it, Open removes.
+type garbage struct {
+	dirs  []string
+	bytes int64
+}
+
+func (g garbage) remove() error {
+	var errs []error
+	for _, dir := range g.dirs {
+		errs = append(errs, os.RemoveAll(dir))
+	}
+	return errors.Join(errs...)
+}
+
+// collect is Collect; life is held. Pulls and loads go on meanwhile: leases keep their blobs, pins their layers.
+func (s *Store) collect(ctx context.Context) (gone garbage, err error) {
 	before := s.blobBytes(ctx)
 	if _, err := s.db.GarbageCollect(ctx); err != nil {
-		return 0, fmt.Errorf("collect image garbage: %w", err)
+		return gone, fmt.Errorf("collect image garbage: %w", err)
 	}
-	reclaimed = before - s.blobBytes(ctx)
+	gone.bytes = before - s.blobBytes(ctx)
 	needed, err := s.neededLayers(ctx)
-	if err != nil {
-		return reclaimed, err
+	if isDamaged(err) {
+		// Its layers are not known, so none is known to be garbage: a container may be running on them.
+		slog.Warn("layers are not collected while there is a damaged image", "error", err)
+		return gone, nil
 	}
-	var gone []string
+	if err != nil {
+		return gone, err
+	}
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, id := range s.layers.ids() {
 		if needed[id] || s.pins[id] > 0 {
 			continue
@@ -134,14 +171,15 @@ func (s *Store) collect(ctx context.Context) (reclaimed int64, err error) {
 			err = errors.Join(err, takeErr)
 			continue
 		}
-		gone = append(gone, dir)
-		reclaimed += size
+		gone.dirs = append(gone.dirs, dir)
+		gone.bytes += size
 	}
-	s.mu.Unlock()
-	for _, dir := range gone {
-		err = errors.Join(err, os.RemoveAll(dir))
-	}
-	return reclaimed, err
+	return gone, err
+}
+
+// isDamaged tells that documents of an image are not what they were.
+func isDamaged(err error) bool {
+	return errdefs.IsDataLoss(err) || errdefs.IsInvalidArgument(err) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 func (s *Store) blobBytes(ctx context.Context) (sum int64) {
@@ -168,15 +206,20 @@ func (s *Store) neededLayers(ctx context.Context) (map[digest.Digest]bool, error
 	s.mu.Unlock()
 	for _, target := range targets {
 		if err := s.addLayers(ctx, target, needed); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("image %s: %w", target.Digest, err)
 		}
 	}
 	return needed, nil
 }
 
 // Hold keeps an image's blobs and layers while the container (its id) exists. Holds are in memory only: whoever opens
-// the store tells them again. Idempotent.
+// the store tells them again. Idempotent. An image that was removed since it was resolved is errdefs.ErrNotFound.
 func (s *Store) Hold(_ context.Context, container string, img *Image) error {
+	s.life.Lock() // not while it is being removed
+	defer s.life.Unlock()
+	if s.namesOf(img.ID) == 0 {
+		return fmt.Errorf("image %s was removed: %w", img.ID, errdefs.ErrNotFound)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.holds[container] = img

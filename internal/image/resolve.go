@@ -2,25 +2,18 @@ package image
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 
-	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-)
-
-// Documents are small; a bigger one is refused before it is read.
-const (
-	maxManifest = 4 << 20
-	maxConfig   = 8 << 20
 )
 
 type resolveKey struct {
@@ -121,7 +114,7 @@ func (s *Store) resolve(ctx context.Context, target ocispec.Descriptor, platform
 		key.platform = platforms.FormatAll(platforms.Normalize(*platform))
 	}
 	s.mu.Lock()
-	img := s.resolved[key]
+	img, changes := s.resolved[key], s.changes
 	s.mu.Unlock()
 	if img != nil {
 		return img, nil
@@ -133,7 +126,9 @@ func (s *Store) resolve(ctx context.Context, target ocispec.Descriptor, platform
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.nameImage(img)
-	s.resolved[key] = img
+	if s.changes == changes {
+		s.resolved[key] = img
+	}
 	return img, nil
 }
 
@@ -175,8 +170,8 @@ func (s *Store) read(ctx context.Context, target ocispec.Descriptor, platform *o
 		return nil, fmt.Errorf("read image configuration: %w", err)
 	}
 	img.Layers = img.Config.RootFS.DiffIDs
-	if len(img.Layers) != len(manifest.Layers) {
-		return nil, fmt.Errorf("image %s has %d layers, but its configuration names %d: %w", target.Digest, len(manifest.Layers), len(img.Layers), errdefs.ErrInvalidArgument)
+	if err := checkLayers(&manifest, img.Layers); err != nil {
+		return nil, fmt.Errorf("image %s: %w", target.Digest, err)
 	}
 	img.Platform = platforms.Normalize(ocispec.Platform{
 		OS: img.Config.OS, Architecture: img.Config.Architecture, Variant: img.Config.Variant, OSVersion: img.Config.OSVersion,
@@ -237,7 +232,29 @@ func best(target ocispec.Descriptor, list []ocispec.Descriptor, platform *ocispe
 	if platform != nil {
 		wanted = platforms.FormatAll(*platform)
 	}
-	return target, fmt.Errorf("no matching manifest for %s in the manifest list entries: %w", wanted, errdefs.ErrNotFound)
+	return target, fmt.Errorf("no matching manifest for %s in the manifest list entries, which are for %s: %w", wanted, platformsOf(list), errdefs.ErrNotFound)
+}
+
+// platformsOf tells the platforms of an index, as far as one reads such a list.
+func platformsOf(list []ocispec.Descriptor) string {
+	const most = 20
+	var names []string
+	for _, d := range list {
+		name := "a platform that is not named"
+		if d.Platform != nil {
+			name = platforms.FormatAll(*d.Platform)
+		}
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	switch {
+	case len(names) == 0:
+		return "no platform"
+	case len(names) > most:
+		names = append(names[:most], fmt.Sprintf("%d more", len(names)-most))
+	}
+	return strings.Join(names, ", ")
 }
 
 // checkPlatform refuses an image without an index that is of another platform than the one asked for.
@@ -260,21 +277,6 @@ func (s *Store) checkPlatform(ctx context.Context, target ocispec.Descriptor, pl
 	return nil
 }
 
-// document reads a JSON blob of bounded size.
-func (s *Store) document(ctx context.Context, desc ocispec.Descriptor, limit int64, v any) error {
-	if desc.Size > limit {
-		return fmt.Errorf("%s has %d bytes, more than %d: %w", desc.Digest, desc.Size, limit, errdefs.ErrInvalidArgument)
-	}
-	text, err := content.ReadBlob(ctx, s.content, desc)
-	if err != nil {
-		return fmt.Errorf("%s: %w", desc.Digest, err)
-	}
-	if err := json.Unmarshal(text, v); err != nil {
-		return fmt.Errorf("%s: %w: %w", desc.Digest, err, errdefs.ErrInvalidArgument)
-	}
-	return nil
-}
-
 // List returns every image that can run here, one value an ID.
 func (s *Store) List(ctx context.Context) ([]*Image, error) {
 	s.mu.Lock()
@@ -289,6 +291,10 @@ func (s *Store) List(ctx context.Context) ([]*Image, error) {
 		if errdefs.IsNotFound(err) { // removed meanwhile, or of other platforms only
 			continue
 		}
+		if isDamaged(err) { // the others are not
+			s.warnOnce(target.Digest, err)
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -296,6 +302,13 @@ func (s *Store) List(ctx context.Context) ([]*Image, error) {
 	}
 	slices.SortFunc(list, func(a, b *Image) int { return strings.Compare(a.ID.String(), b.ID.String()) })
 	return list, nil
+}
+
+// warnOnce logs what is wrong with an image, not every time that someone looks.
+func (s *Store) warnOnce(target digest.Digest, err error) {
+	if _, known := s.damaged.LoadOrStore(target, true); !known {
+		slog.Warn("a damaged image is not listed: remove it and pull it again", "image", target, "error", err)
+	}
 }
 
 // Tag makes a further name for an image; an existing name is moved.

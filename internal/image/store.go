@@ -19,7 +19,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.etcd.io/bbolt"
-	"golang.org/x/sync/singleflight"
 )
 
 // Store is the images of one engine. It is safe for concurrent use.
@@ -31,11 +30,17 @@ type Store struct {
 	names   images.Store
 	leases  leases.Manager
 	layers  *layers
-	flights singleflight.Group // one transfer a blob, however many pull it
+	flights flights // one transfer a blob, however many pull it
+
+	// life is held by what decides by who needs what: naming, removing, holding, collecting. It is taken before mu.
+	life sync.Mutex
+
+	damaged sync.Map // targets whose damage was logged
 
 	mu       sync.Mutex // guards what follows
 	index    map[string]images.Image
 	resolved map[resolveKey]*Image
+	changes  int                   // how often resolved was cleared
 	holds    map[string]*Image     // by container
 	pins     map[digest.Digest]int // layers that a pull or load under way counts on
 }
@@ -65,11 +70,12 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 		return nil, fmt.Errorf("open image store: %w", err)
 	}
 	s := &Store{o: o, index: map[string]images.Image{}, resolved: map[resolveKey]*Image{}, holds: map[string]*Image{}, pins: map[digest.Digest]int{}}
-	if s.layers, err = openLayers(filepath.Join(o.Root, "layers"), o); err != nil {
-		return nil, err
-	}
 	if s.bolt, err = bbolt.Open(filepath.Join(o.Root, "metadata.db"), 0o600, &bbolt.Options{Timeout: time.Second}); err != nil {
 		return nil, fmt.Errorf("open image metadata: %w (is another engine using this root?)", err)
+	}
+	// From here on this process is the only one: what is unfinished is nobody's.
+	if s.layers, err = openLayers(filepath.Join(o.Root, "layers"), o); err != nil {
+		return nil, errors.Join(err, s.bolt.Close())
 	}
 	s.db = metadata.NewDB(s.bolt, blobs, nil)
 	if err := s.db.Init(ctx); err != nil {
@@ -128,6 +134,11 @@ func (s *Store) leased(ctx context.Context, f func(ctx context.Context) error) (
 	return f(leases.WithLease(ctx, lease.ID))
 }
 
+func leaseOf(ctx context.Context) string {
+	lease, _ := leases.FromContext(ctx)
+	return lease
+}
+
 // pin keeps layers, present or to come, from collection until unpin.
 func (s *Store) pin(layers []digest.Digest) (unpin func()) {
 	s.mu.Lock()
@@ -148,8 +159,11 @@ func (s *Store) pin(layers []digest.Digest) (unpin func()) {
 
 // setName gives a target a name, durably. An image that loses its last name by that stays as a nameless one.
 func (s *Store) setName(ctx context.Context, name string, target ocispec.Descriptor) error {
+	s.life.Lock()
+	defer s.life.Unlock()
 	s.mu.Lock()
 	old, had := s.index[name]
+	s.forget() // another platform of it may have come
 	s.mu.Unlock()
 	if had && old.Target.Digest == target.Digest {
 		return nil
@@ -179,7 +193,7 @@ func (s *Store) putName(ctx context.Context, name string, target ocispec.Descrip
 	}
 	s.mu.Lock()
 	s.index[name] = stored
-	clear(s.resolved)
+	s.forget()
 	s.mu.Unlock()
 	return nil
 }
@@ -190,9 +204,15 @@ func (s *Store) dropName(ctx context.Context, name string) error {
 	}
 	s.mu.Lock()
 	delete(s.index, name)
-	clear(s.resolved)
+	s.forget()
 	s.mu.Unlock()
 	return nil
+}
+
+// forget drops what was resolved, by those too that are resolving now; mu is held.
+func (s *Store) forget() {
+	clear(s.resolved)
+	s.changes++
 }
 
 func (s *Store) hasName(name string) bool {

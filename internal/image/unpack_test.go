@@ -96,17 +96,17 @@ func TestUnpackLimits(t *testing.T) {
 		stream  []byte
 		refused bool
 	}{
-		"as many entries as allowed":    {unpacker{entries: 3, left: 9}, tarOf(t, file("a", ""), file("b", ""), file("c", "")), false},
-		"an entry too many":             {unpacker{entries: 2, left: 9}, tarOf(t, file("a", ""), file("b", ""), file("c", "")), true},
-		"the same entry again":          {unpacker{entries: 2, left: 9}, tarOf(t, file("a", ""), file("a", ""), file("a", "")), true},
-		"directories without an entry":  {unpacker{entries: 20, left: 9}, tarOf(t, file(deep+"a", "")), true},
-		"directories that just fit":     {unpacker{entries: 51, left: 9}, tarOf(t, file(deep+"a", "")), false},
-		"whiteouts":                     {unpacker{entries: 1, left: 9}, tarOf(t, file(".wh.a", ""), file(".wh.b", "")), true},
-		"as many bytes as allowed":      {unpacker{entries: 9, left: 9}, tarOf(t, file("a", "12345"), file("b", "6789")), false},
-		"a byte too many":               {unpacker{entries: 9, left: 8}, tarOf(t, file("a", "12345"), file("b", "6789")), true},
-		"a sparse file of four gigabytes":   {unpacker{entries: 9, left: 1 << 30}, sparse(t, "a", 1<<32), true},
-		"a sparse file that fits":       {unpacker{entries: 9, left: 1 << 20}, sparse(t, "a", 1<<20), false},
-		"an owner of more than 32 bits": {unpacker{entries: 9, left: 9}, tarOf(t, entry{tar.Header{Name: "a", Typeflag: tar.TypeReg, Uid: 1 << 32, Mode: 0o4755}, ""}), true},
+		"as many entries as allowed":      {unpacker{entries: 3, left: 9}, tarOf(t, file("a", ""), file("b", ""), file("c", "")), false},
+		"an entry too many":               {unpacker{entries: 2, left: 9}, tarOf(t, file("a", ""), file("b", ""), file("c", "")), true},
+		"the same entry again":            {unpacker{entries: 2, left: 9}, tarOf(t, file("a", ""), file("a", ""), file("a", "")), true},
+		"directories without an entry":    {unpacker{entries: 20, left: 9}, tarOf(t, file(deep+"a", "")), true},
+		"directories that just fit":       {unpacker{entries: 51, left: 9}, tarOf(t, file(deep+"a", "")), false},
+		"whiteouts":                       {unpacker{entries: 1, left: 9}, tarOf(t, file(".wh.a", ""), file(".wh.b", "")), true},
+		"as many bytes as allowed":        {unpacker{entries: 9, left: 9}, tarOf(t, file("a", "12345"), file("b", "6789")), false},
+		"a byte too many":                 {unpacker{entries: 9, left: 8}, tarOf(t, file("a", "12345"), file("b", "6789")), true},
+		"a sparse file of four gigabytes": {unpacker{entries: 9, left: 1 << 30}, sparse(t, "a", 1<<32), true},
+		"a sparse file that fits":         {unpacker{entries: 9, left: 1 << 20}, sparse(t, "a", 1<<20), false},
+		"an owner of more than 32 bits":   {unpacker{entries: 9, left: 9}, tarOf(t, entry{tar.Header{Name: "a", Typeflag: tar.TypeReg, Uid: 1 << 32, Mode: 0o4755}, ""}), true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			root := t.TempDir()
