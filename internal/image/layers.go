@@ -26,15 +26,20 @@ type layers struct {
 	bytes   int64
 	entries int64
 
-	mu    sync.Mutex // guards sizes
-	sizes map[digest.Digest]int64
+	mu    sync.Mutex // guards known
+	known map[digest.Digest]layer
+}
+
+type layer struct {
+	size   int64
+	opaque bool // it hides all layers below it; overlay does not look for that at a layer's root
 }
 
 func openLayers(dir string, o Options) (*layers, error) {
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return nil, fmt.Errorf("open layers: %w", err)
 	}
-	l := &layers{dir: dir, bytes: o.MaxLayerBytes, entries: o.MaxLayerEntries, sizes: map[digest.Digest]int64{}}
+	l := &layers{dir: dir, bytes: o.MaxLayerBytes, entries: o.MaxLayerEntries, known: map[digest.Digest]layer{}}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open layers: %w", err)
@@ -48,7 +53,8 @@ func openLayers(dir string, o Options) (*layers, error) {
 			}
 			continue
 		}
-		l.sizes[id], _ = strconv.ParseInt(string(text), 10, 64) // an unreadable size counts as none
+		size, _ := strconv.ParseInt(string(text), 10, 64) // an unreadable size counts as none
+		l.known[id] = layer{size, isOpaque(l.fs(id))}
 	}
 	return l, nil
 }
@@ -59,21 +65,27 @@ func (l *layers) fs(id digest.Digest) string   { return filepath.Join(l.path(id)
 func (l *layers) has(id digest.Digest) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	_, found := l.sizes[id]
+	_, found := l.known[id]
 	return found
+}
+
+func (l *layers) opaque(id digest.Digest) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.known[id].opaque
 }
 
 func (l *layers) size(id digest.Digest) int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.sizes[id]
+	return l.known[id].size
 }
 
 func (l *layers) ids() []digest.Digest {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	list := make([]digest.Digest, 0, len(l.sizes))
-	for id := range l.sizes {
+	list := make([]digest.Digest, 0, len(l.known))
+	for id := range l.known {
 		list = append(list, id)
 	}
 	return list
@@ -157,8 +169,9 @@ func (u *unpacked) place() error {
 		}
 		return err
 	}
+	opaque := isOpaque(u.layers.fs(u.id))
 	u.layers.mu.Lock()
-	u.layers.sizes[u.id] = u.size
+	u.layers.known[u.id] = layer{u.size, opaque}
 	u.layers.mu.Unlock()
 	return syncDir(u.layers.dir)
 }
@@ -175,8 +188,8 @@ func (l *layers) take(id digest.Digest) (gone string, size int64, err error) {
 	if err := os.Rename(l.path(id), filepath.Join(gone, "layer")); err != nil && !os.IsNotExist(err) {
 		return "", 0, errors.Join(fmt.Errorf("remove layer %s: %w", id, err), os.Remove(gone))
 	}
-	size = l.sizes[id]
-	delete(l.sizes, id)
+	size = l.known[id].size
+	delete(l.known, id)
 	return gone, size, nil
 }
 

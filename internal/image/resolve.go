@@ -338,6 +338,9 @@ func (s *Store) Rootfs(_ context.Context, img *Image) ([]string, error) {
 			return nil, fmt.Errorf("layer %s of image %s is not here: pull the image again: %w", layer, img.ID, errdefs.ErrNotFound)
 		}
 		dirs = append(dirs, s.layers.fs(layer))
+		if s.layers.opaque(layer) {
+			break
+		}
 	}
 	if len(dirs) == 0 {
 		return nil, errors.New("the image has no layers")

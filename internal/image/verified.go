@@ -29,7 +29,7 @@ func (v *verified) Read(p []byte) (int, error) {
 	v.n += int64(n)
 	_, _ = v.hash.Hash().Write(p[:n]) // never fails: hash.Hash
 	switch {
-	case v.n > v.desc.Size:
+	case v.n > v.desc.Size, errdefs.IsFailedPrecondition(err): // the registry's client looks at the size as well
 		v.err = fmt.Errorf("more than the %d bytes that its descriptor says: %w", v.desc.Size, errdefs.ErrInvalidArgument)
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		v.err = fmt.Errorf("the transfer broke off after %d of %d bytes: %w: %w", v.n, v.desc.Size, err, errdefs.ErrUnavailable)
