@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 // defaultCapabilities are what a container's root may do unless told otherwise: docker's fourteen.
@@ -25,11 +27,28 @@ var allCapabilities = []string{
 	"CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
 }
 
+// availableCapabilities are those that this process can give: an older kernel does not know them all, and an engine that
+// runs in a container may itself lack some.
+var availableCapabilities = sync.OnceValue(func() []string {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	if err := unix.Capget(&header, &sets[0]); err != nil {
+		return allCapabilities
+	}
+	var list []string
+	for number, name := range allCapabilities {
+		if sets[number/32].Permitted&(1<<(number%32)) != 0 {
+			list = append(list, name)
+		}
+	}
+	return list
+})
+
 // capabilities returns the sorted capabilities of a container with docker's --cap-add, --cap-drop and --privileged.
 // "ALL" may stand in either list. As docker has it, an addition wins over a drop, but a drop over adding all.
 func capabilities(add, drop []string, privileged bool) ([]string, error) {
 	if privileged {
-		return sorted(allCapabilities), nil
+		return sorted(availableCapabilities()), nil
 	}
 	add, addAll, err := normalizeCapabilities(add)
 	if err != nil {
@@ -42,7 +61,7 @@ func capabilities(add, drop []string, privileged bool) ([]string, error) {
 	base := defaultCapabilities
 	switch {
 	case addAll:
-		base = allCapabilities
+		base = availableCapabilities()
 	case dropAll:
 		base = nil
 	}

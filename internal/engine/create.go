@@ -101,6 +101,9 @@ func (e *Engine) check(c *Config, img *image.Image) ([]mountPoint, []string, err
 	if err := e.checkModes(host); err != nil {
 		return nil, nil, err
 	}
+	if err := checkDevices(host.Devices); err != nil {
+		return nil, nil, err
+	}
 	warnings, err := checkConfig(c)
 	if err != nil {
 		return nil, nil, err

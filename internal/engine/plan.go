@@ -35,6 +35,9 @@ func (e *Engine) PlanContainer(ctx context.Context, r CreateRequest, w io.Writer
 	}
 	rec := record{ID: c.ID, Name: r.Name, Config: r.Config}
 	s := start{ID: c.ID, Hostname: c.hostname(rec), Image: &img.Config, User: id.spec(), Home: id.Home, Cgroup: c.cgroupPath(rec), Namespace: map[specs.LinuxNamespaceType]string{}}
+	if s.Devices, s.Rules, err = devices(r.Config.HostConfig); err != nil {
+		return err
+	}
 	spec, err := buildSpec(r.Config.Config, r.Config.HostConfig, s)
 	if err != nil {
 		return err

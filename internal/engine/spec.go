@@ -24,6 +24,8 @@ type start struct {
 	Cgroup    string                              // path of the container's cgroup
 	Mounts    []specs.Mount                       // the user's, sources resolved
 	Namespace map[specs.LinuxNamespaceType]string // namespaces to join, by path
+	Devices   []specs.LinuxDevice                 // of the host, for the container
+	Rules     []specs.LinuxDeviceCgroup           // that let it use them
 }
 
 // buildSpec compiles a stored configuration into the runtime specification's config.json. It reads nothing from the
@@ -173,6 +175,7 @@ func buildLinux(host *container.HostConfig, s start, sec security) (*specs.Linux
 		Resources:   limits,
 		Seccomp:     sec.seccomp,
 		Sysctl:      host.Sysctls,
+		Devices:     s.Devices,
 	}
 	if !sec.unmasked {
 		linux.MaskedPaths, linux.ReadonlyPaths = maskedPaths, readonlyPaths
@@ -187,7 +190,7 @@ func buildLinux(host *container.HostConfig, s start, sec security) (*specs.Linux
 		limits.Devices = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
 		return linux, nil
 	}
-	limits.Devices = deviceRules()
+	limits.Devices = append(deviceRules(), s.Rules...)
 	for _, text := range host.DeviceCgroupRules {
 		rule, err := parseDeviceRule(text)
 		if err != nil {

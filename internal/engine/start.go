@@ -214,6 +214,9 @@ func (c *Container) startValues(rec record, img *image.Image, lower []string, en
 		}
 		s.Namespace[kind] = fmt.Sprintf("/proc/%d/ns/%s", r.Pid, namespaceFiles[kind])
 	}
+	if s.Devices, s.Rules, err = devices(host); err != nil {
+		return start{}, err
+	}
 	s.Mounts, err = c.mounts(rec, img, endpoint)
 	return s, err
 }
