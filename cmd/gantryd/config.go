@@ -36,6 +36,7 @@ type config struct {
 	Insecure     []string     `json:"insecure-registries"`
 	Pool         *int         `json:"network-pool"` // network sandboxes kept ready
 	Shim         string       `json:"shim"`
+	Init         string       `json:"init-path"`
 	Group        string       `json:"group"` // of unix sockets
 	Debug        bool         `json:"debug"`
 
@@ -64,6 +65,7 @@ func parseConfig(args []string, out io.Writer) (*config, error) {
 	flags.StringVar(&f.Bridge, "bridge", "", "`NAME` of the bridge (default gantry0, or one made from the root's path)")
 	flags.Func("subnet", "`PREFIX` of the bridge (default: a free one)", func(s string) (err error) { f.Subnet, err = netip.ParsePrefix(s); return err })
 	flags.StringVar(&f.CgroupParent, "cgroup-parent", "", "`PATH` of the cgroup above all containers")
+	flags.StringVar(&f.Init, "init-path", "", "`PATH` of gantry-init, for containers with --init (default: beside this program)")
 	flags.StringVar(&f.Shim, "shim", "", "`PATH` of containerd-shim-gantry-v1 (default: beside this program)")
 	flags.StringVar(&f.Group, "group", "", "`GROUP` that may use unix sockets")
 	flags.BoolVar(&f.teardown, "teardown", false, "take away the bridge, nftables table and cgroup of a stopped engine, and end")
@@ -108,6 +110,7 @@ func (c *config) override(f config, hosts []string) {
 		{&c.Bridge, &f.Bridge},
 		{&c.CgroupParent, &f.CgroupParent},
 		{&c.Shim, &f.Shim},
+		{&c.Init, &f.Init},
 		{&c.Group, &f.Group},
 	} {
 		if *p.value != "" {
@@ -165,12 +168,15 @@ func (c *config) complete() error {
 	if len(c.Hosts) == 0 {
 		c.Hosts = []string{"unix://" + filepath.Join(c.Run, "gantry.sock")}
 	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
 	if c.Shim == "" {
-		self, err := os.Executable()
-		if err != nil {
-			return fmt.Errorf("find this program: %w", err)
-		}
 		c.Shim = filepath.Join(filepath.Dir(self), "containerd-shim-gantry-v1")
+	}
+	if c.Init == "" {
+		c.Init = filepath.Join(filepath.Dir(self), "gantry-init")
 	}
 	if len(c.Bridge) > 15 {
 		return fmt.Errorf("bridge name %q is longer than 15 characters", c.Bridge)
@@ -183,7 +189,7 @@ const defaultPool = 16
 
 func (c *config) engineOptions() engine.Options {
 	o := engine.Options{
-		Root: c.Root, Run: c.Run, Shim: c.Shim, Bridge: c.Bridge, Table: c.Table, Subnet: c.Subnet, Pool: defaultPool,
+		Root: c.Root, Run: c.Run, Shim: c.Shim, Init: c.Init, Bridge: c.Bridge, Table: c.Table, Subnet: c.Subnet, Pool: defaultPool,
 		CgroupParent: c.CgroupParent, Insecure: c.Insecure, Mirrors: map[string][]string{},
 	}
 	if c.Pool != nil {

@@ -179,8 +179,6 @@ func (e *Engine) checkModes(host *container.HostConfig) error {
 		return refuse("invalid isolation (%s): only the default is supported", host.Isolation)
 	case len(host.StorageOpt) > 0:
 		return refuse("--storage-opt is not supported by the overlay storage")
-	case host.Init != nil && *host.Init:
-		return refuse("--init is not supported yet")
 	}
 	return nil
 }

@@ -24,6 +24,7 @@ type Options struct {
 	Root string // what outlives a reboot: images, containers, volumes
 	Run  string // what does not: sockets, bundles; a tmpfs by custom
 	Shim string // path of containerd-shim-gantry-v1
+	Init string // path of gantry-init
 
 	Bridge, Table string
 	Subnet        netip.Prefix // zero: a free one

@@ -144,6 +144,9 @@ func (c *Container) mounts(rec record, img *image.Image, endpoint *network.Endpo
 	if err != nil {
 		return nil, err
 	}
+	if wantsInit(rec.Config.HostConfig) {
+		list = append(list, specs.Mount{Destination: initPath, Type: "bind", Source: c.engine.o.Init, Options: []string{"bind", "ro"}})
+	}
 	for _, m := range points {
 		source := m.Source
 		switch {

@@ -61,6 +61,14 @@ func buildSpec(c *container.Config, host *container.HostConfig, s start) (*specs
 	return spec, nil
 }
 
+// initPath is where the first process of a container with --init stands in it; docker's.
+const initPath = "/sbin/docker-init"
+
+// wantsInit tells whether the container gets an init. In a pid namespace that it shares it would have nothing to reap.
+func wantsInit(host *container.HostConfig) bool {
+	return host.Init != nil && *host.Init && host.PidMode.IsPrivate()
+}
+
 func buildProcess(c *container.Config, host *container.HostConfig, s start, caps []string, noNewPrivileges bool) (*specs.Process, error) {
 	args := command(c, s.Image)
 	if len(args) == 0 || args[0] == "" {
@@ -73,6 +81,9 @@ func buildProcess(c *container.Config, host *container.HostConfig, s start, caps
 	limits, err := rlimits(host.Ulimits)
 	if err != nil {
 		return nil, err
+	}
+	if wantsInit(host) {
+		args = append([]string{initPath, "--"}, args...)
 	}
 	p := &specs.Process{
 		Terminal:        c.Tty,
