@@ -132,6 +132,7 @@ func (f *containerFlags) hostConfig() (*container.HostConfig, error) {
 		Links: f.links, PublishAllPorts: f.publishAll, OomScoreAdj: f.oomScoreAdj, ReadonlyRootfs: f.readOnly,
 		DNSOptions: orEmpty(f.dnsOptions), DNSSearch: orEmpty(f.dnsSearch), VolumesFrom: f.volumesFrom, VolumeDriver: f.volumeDriver,
 		IpcMode: container.IpcMode(f.ipc), PidMode: container.PidMode(f.pid), UTSMode: container.UTSMode(f.uts),
+		Isolation:  container.Isolation(f.isolation),
 		UsernsMode: container.UsernsMode(f.userns), CgroupnsMode: container.CgroupnsMode(f.cgroupns),
 		CapAdd: f.capAdd, CapDrop: f.capDrop, GroupAdd: f.groups, StorageOpt: keyValues(f.storageOpts),
 		Sysctls: keyValues(f.sysctls), Runtime: f.runtime, ShmSize: int64(f.shmSize), Tmpfs: parseTmpfs(f.tmpfs),

@@ -144,7 +144,7 @@ func startExitCode(message string) int {
 	switch {
 	case has("executable file not found"), aboutCommand && has("no such file or directory"):
 		return exitNotFound
-	case aboutCommand && has("permission denied", "is a directory", "not a directory", "exec format error"):
+	case aboutCommand && has("permission denied", "is a directory", "exec format error"):
 		return exitNotInvoked
 	}
 	return exitEngine

@@ -121,7 +121,10 @@ func newRename(a *app) *cobra.Command {
 				return err
 			}
 			_, err = api.ContainerRename(cmd.Context(), args[0], client.ContainerRenameOptions{NewName: args[1]})
-			return err
+			if err != nil {
+				return fmt.Errorf("failed to rename container: %w", err)
+			}
+			return nil
 		},
 	}
 }

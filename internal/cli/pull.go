@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/distribution/reference"
+	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/moby/moby/client"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
@@ -77,6 +78,9 @@ func (a *app) pull(ctx context.Context, image string, opts pullOptions) error {
 	}
 	defer func() { _ = messages.Close() }()
 	if err := showProgress(ctx, opts.out, messages.JSONMessages(ctx)); err != nil {
+		if told := new(jsonstream.Error); errors.As(err, &told) {
+			return err // the daemon says itself what it pulled
+		}
 		return fmt.Errorf("pull %s: %w", image, err)
 	}
 	return nil

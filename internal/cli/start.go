@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
@@ -22,10 +26,21 @@ func newStart(a *app) *cobra.Command {
 				}
 				return a.startAttached(cmd.Context(), args[0], attachOut, interactive, sigProxy, detachKeys)
 			}
-			return a.each(cmd.Context(), args, func(ctx context.Context, api *client.Client, name string) error {
+			var mu sync.Mutex
+			failed := map[string]bool{}
+			err := a.each(cmd.Context(), args, func(ctx context.Context, api *client.Client, name string) error {
 				_, err := api.ContainerStart(ctx, name, client.ContainerStartOptions{})
+				if err != nil {
+					mu.Lock()
+					failed[name] = true
+					mu.Unlock()
+				}
 				return err
 			})
+			if len(failed) > 0 && !tooNew(err) {
+				return errors.Join(err, fmt.Errorf("failed to start containers: %s", strings.Join(slices.Sorted(maps.Keys(failed)), ", ")))
+			}
+			return err
 		},
 	}
 	cmd.Flags().BoolVarP(&attachOut, "attach", "a", false, "Attach STDOUT/STDERR and forward signals")

@@ -39,6 +39,8 @@ func checkConfig(c *Config) (warnings []string, err error) {
 		return nil, refuse("Invalid value %d, range for oom score adj is [-1000, 1000]", host.OomScoreAdj)
 	case host.ShmSize < 0:
 		return nil, refuse("SHM size can not be less than 0")
+	case slices.Contains(strings.Split(host.CgroupParent, "/"), ".."):
+		return nil, refuse("parent cgroup %q: .. is not possible", host.CgroupParent)
 	case host.Cgroup != "":
 		return nil, refuse("joining the cgroup %q is not supported", host.Cgroup)
 	}
@@ -46,6 +48,9 @@ func checkConfig(c *Config) (warnings []string, err error) {
 		return nil, err
 	}
 	if err := checkNetwork(c); err != nil {
+		return nil, err
+	}
+	if err := checkSysctls(host.Sysctls); err != nil {
 		return nil, err
 	}
 	if config.ArgsEscaped {
@@ -114,6 +119,26 @@ func checkTexts(config *container.Config, host *container.HostConfig) error {
 	return nil
 }
 
+// checkSysctls looks for settings that the kernel does not have. Those of single interfaces are made with them.
+func checkSysctls(settings map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		file := "/proc/sys/" + name
+		if !strings.Contains(name, "/") { // else the dots are those of an interface's name; see sysctl(8)
+			file = "/proc/sys/" + strings.ReplaceAll(name, ".", "/")
+		}
+		if name == "" || slices.Contains(strings.Split(file, "/"), "..") {
+			return refuse("invalid sysctl %q", name)
+		}
+		if strings.Contains(file, "/conf/") || strings.Contains(file, "/neigh/") {
+			continue
+		}
+		if info, err := os.Stat(file); err != nil || info.IsDir() {
+			return refuse("sysctl %s: this kernel has no such setting", name)
+		}
+	}
+	return nil
+}
+
 // checkNetwork refuses what cannot be had on the network that is asked for.
 func checkNetwork(c *Config) error {
 	config, host := c.Config, c.HostConfig
@@ -128,16 +153,20 @@ func checkNetwork(c *Config) error {
 		}
 	}
 	if host.NetworkMode.IsContainer() {
-		for what, given := range map[string]bool{
-			"hostname and the network mode": config.Hostname != "", "dns and the network mode": len(host.DNS) > 0,
-			"custom host-to-IP mapping and the network mode":            len(host.ExtraHosts) > 0,
-			"port publishing and the container type network mode":       len(host.PortBindings) > 0 || host.PublishAllPorts,
-			"port exposing and the container type network mode":         len(config.ExposedPorts) > 0,
-			"endpoint settings and the container type network mode":     len(endpointsOf(c)) > 0,
-			"disabling the network and the container type network mode": config.NetworkDisabled,
+		for _, option := range []struct {
+			name  string
+			given bool
+		}{
+			{"hostname and the network mode", config.Hostname != ""},
+			{"dns and the network mode", len(host.DNS) > 0},
+			{"custom host-to-IP mapping and the network mode", len(host.ExtraHosts) > 0},
+			{"port publishing and the container type network mode", len(host.PortBindings) > 0 || host.PublishAllPorts},
+			{"port exposing and the container type network mode", len(config.ExposedPorts) > 0},
+			{"endpoint settings and the container type network mode", len(endpointsOf(c)) > 0},
+			{"disabling the network and the container type network mode", config.NetworkDisabled},
 		} {
-			if given {
-				return refuse("conflicting options: %s", what)
+			if option.given {
+				return refuse("conflicting options: %s", option.name)
 			}
 		}
 	}

@@ -27,6 +27,9 @@ func (e *Engine) CreateContainer(ctx context.Context, r CreateRequest) (containe
 		return container.CreateResponse{}, err
 	}
 	points, warnings, err := e.check(&r.Config, img)
+	if errdefs.IsNotFound(err) { // 404 is for the image: clients pull it and ask again
+		err = refuse("%v", err)
+	}
 	if err != nil {
 		return container.CreateResponse{}, err
 	}

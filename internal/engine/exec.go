@@ -105,9 +105,13 @@ func (e *Engine) StartExec(ctx context.Context, id string, o ExecStart) (Stream,
 	conn, err := x.run(ctx, o)
 	if err != nil {
 		code := startExitCode(err)
+		told := code != 128
+		if !told {
+			code = 126 // as docker has it for whatever else went wrong
+		}
 		x.finish(code)
 		err = fmt.Errorf("OCI runtime exec failed: %w", err)
-		if o.Detach || code == 128 {
+		if o.Detach || !told {
 			return nil, false, fmt.Errorf("%w%w", err, noText{errdefs.ErrInvalidArgument})
 		}
 		return message(err, x.request.Tty), x.request.Tty, nil

@@ -171,7 +171,9 @@ func blockLimits(r *container.Resources) (*specs.LinuxBlockIO, error) {
 
 func blockDevice(path string) (major, minor int64, err error) {
 	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
+	if err := unix.Stat(path, &st); err == unix.ENOENT { // in its own words clients take it for a missing command
+		return 0, 0, refuse("block I/O limit on %s: there is no such device", path)
+	} else if err != nil {
 		return 0, 0, fmt.Errorf("block I/O limit on %s: %v: %w", path, err, errdefs.ErrInvalidArgument)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFBLK {

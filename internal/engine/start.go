@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"gantry/internal/image"
 	"gantry/internal/logs"
@@ -66,8 +68,10 @@ func (c *Container) start(ctx context.Context) error {
 func (c *Container) failStart(ctx context.Context, err error) {
 	c.mu.Lock()
 	c.phase = phaseExited
-	now := time.Now().UTC()
-	c.record.Last = lastRun{Started: now, Finished: now, ExitCode: startExitCode(err), Error: err.Error(), Restarts: c.record.Last.Restarts}
+	if c.record.Last.Finished.IsZero() {
+		c.phase = phaseCreated // it has never run
+	}
+	c.record.Last.ExitCode, c.record.Last.Error, c.record.Last.OOMKilled = startExitCode(err), err.Error(), false
 	pending := c.pending
 	c.pending = nil
 	code, auto := c.record.Last.ExitCode, c.record.Config.HostConfig.AutoRemove
@@ -96,6 +100,17 @@ func startExitCode(err error) int {
 		return 126
 	}
 	return 128
+}
+
+// startFailure classifies what the supervisor said, of which it passes on only the words: a command that cannot be
+// executed and a value that the kernel refuses are the user's, as docker has it.
+func startFailure(what string, err error) error {
+	err = errgrpc.ToNative(err)
+	text := err.Error()
+	if startExitCode(err) != 128 || strings.HasSuffix(text, unix.EINVAL.Error()) || strings.Contains(text, "config.json: ") {
+		return refuse("failed to %s: %v", what, err)
+	}
+	return fmt.Errorf("failed to %s: %w", what, err)
 }
 
 // launch takes every step of a start, and takes them back if one fails.
@@ -144,7 +159,7 @@ func (c *Container) launch(ctx context.Context) (r *run, err error) {
 	}
 	created, err := c.createTask(ctx, shim, rec, rootfs)
 	if err != nil {
-		return nil, fmt.Errorf("failed to create task for container: %w", errgrpc.ToNative(err))
+		return nil, startFailure("create task for container", err)
 	}
 	undo = append(undo, func() error { return deleteTask(cleanup, shim, c.ID) })
 	if endpoint != nil {
@@ -158,7 +173,7 @@ func (c *Container) launch(ctx context.Context) (r *run, err error) {
 		return nil, err
 	}
 	if _, err := shim.Task.Start(ctx, &task.StartRequest{ID: c.ID}); err != nil {
-		return nil, fmt.Errorf("failed to start container: %w", errgrpc.ToNative(err))
+		return nil, startFailure("start container", err)
 	}
 	return r, nil
 }
@@ -346,8 +361,8 @@ func logOptions(l container.LogConfig, path string) (logs.Options, error) {
 			}
 			o.MaxSize = n
 		case "max-file":
-			var n int
-			if _, err := fmt.Sscanf(value, "%d", &n); err != nil || n < 1 {
+			n, err := strconv.Atoi(value)
+			if err != nil || n < 1 {
 				return bad("log option max-file=%s: want a number of at least 1", value)
 			}
 			o.MaxFiles = n

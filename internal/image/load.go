@@ -20,7 +20,7 @@ func (s *Store) Load(ctx context.Context, r io.Reader, progress func(Progress)) 
 	}
 	plain, err := decompress(r)
 	if err != nil {
-		return nil, fmt.Errorf("load: %w", badArchive(ctx, err))
+		return nil, errors.Join(fmt.Errorf("load: %w", badArchive(ctx, err)), s.Collect(context.WithoutCancel(ctx)))
 	}
 	defer plain.Close()
 	var list []*Image
@@ -45,7 +45,7 @@ func (s *Store) Load(ctx context.Context, r io.Reader, progress func(Progress)) 
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("load: %w", badArchive(ctx, err))
+		return nil, errors.Join(fmt.Errorf("load: %w", badArchive(ctx, err)), s.Collect(context.WithoutCancel(ctx)))
 	}
 	return list, nil
 }

@@ -77,7 +77,8 @@ func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (*Image, er
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("pull %s: %w", reference.FamiliarString(named), classify(ctx, err))
+		err = fmt.Errorf("pull %s: %w", reference.FamiliarString(named), classify(ctx, err))
+		return nil, errors.Join(err, s.Collect(context.WithoutCancel(ctx)))
 	}
 	return img, nil
 }
@@ -108,6 +109,14 @@ func (p *pull) manifests(ctx context.Context, target ocispec.Descriptor, platfor
 	var manifest ocispec.Manifest
 	if err := s.document(ctx, desc, maxManifest, &manifest); err != nil {
 		return desc, nil, err
+	}
+	if n := len(manifest.Layers); n > maxLayers {
+		return desc, nil, fmt.Errorf("%s has %d layers, more than %d: %w", desc.Digest, n, maxLayers, errdefs.ErrInvalidArgument)
+	}
+	for _, l := range manifest.Layers {
+		if l.MediaType != "" && !images.IsLayerType(l.MediaType) {
+			return desc, nil, fmt.Errorf("%s has a layer of unknown media type %q: %w", desc.Digest, l.MediaType, errdefs.ErrInvalidArgument)
+		}
 	}
 	if err := p.document(ctx, manifest.Config, maxConfig); err != nil {
 		return desc, nil, err

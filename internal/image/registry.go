@@ -124,7 +124,7 @@ func (e *eitherScheme) RoundTrip(r *http.Request) (*http.Response, error) {
 // classify gives an error of the registry's client the class that the API needs.
 func classify(ctx context.Context, err error) error {
 	var status remoteerrors.ErrUnexpectedStatus
-	var network net.Error
+	var network *net.OpError // not net.Error, which every syscall.Errno is
 	switch {
 	case err == nil, ctx.Err() != nil: // the caller's own doing
 		return err

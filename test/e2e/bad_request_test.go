@@ -157,7 +157,7 @@ func alive(t *testing.T, d *daemon) {
 	if got := must(t, command("gantry", d, "run", "--rm", "toolbox", "echo", "alive")); got != "alive" {
 		t.Errorf("afterwards a container says %q", got)
 	}
-	if log := read(t, d.log.Name()); strings.Contains(log, "panic") {
+	if log := read(t, d.log.Name()); strings.Contains(log, "panic in") || strings.Contains(log, "goroutine ") {
 		t.Errorf("the engine's log tells of a panic:\n%s", log)
 	}
 }

@@ -138,6 +138,8 @@ func read(t *testing.T, path string) string {
 // away in the background is waited for.
 func unchanged(t *testing.T, d *daemon) {
 	t.Helper()
+	must(t, command("gantry", d, "image", "prune", "-f"))             // what was garbage before is none of this test's
+	must(t, command("gantry", d, "run", "--plan", "toolbox", "true")) // the engine keeps a view of its own program from now on
 	before := d.traces(t)
 	t.Cleanup(func() {
 		var left, lost []string

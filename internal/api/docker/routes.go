@@ -27,6 +27,8 @@ func (s *server) routes() {
 		s.handle("/"+tag, noSwarm)
 		s.handle("/"+tag+"/{rest...}", noSwarm)
 	}
+	s.handle("GET /plugins", s.pluginList)
+	s.handle("GET /plugins/{name}/json", s.pluginInspect)
 	s.handle("/plugins", missing("managing plugins"))
 	s.handle("/plugins/{rest...}", missing("managing plugins"))
 	s.handle("GET /distribution/{name...}", missing("asking a registry about an image"))

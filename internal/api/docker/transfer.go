@@ -3,6 +3,7 @@ package docker
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -206,6 +207,7 @@ func (s *server) imageLoad(w *response, r *http.Request) error {
 	if err := http.NewResponseController(w.ResponseWriter).EnableFullDuplex(); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return fmt.Errorf("answer while reading: %w", err)
 	}
+	defer drain(w, r)
 	stream := newProgressStream(w)
 	report := stream.report
 	if boolean(q, "quiet") {
@@ -218,6 +220,25 @@ func (s *server) imageLoad(w *response, r *http.Request) error {
 		}
 	}
 	return stream.finish(err)
+}
+
+// drainTime is how long a client may go on sending an archive after it was found bad.
+const drainTime = 10 * time.Second
+
+// drain reads what is left of a body. The server cannot do it itself where answers and bodies overlap: it would start to
+// wait for the connection's end and for the next request at once, and panic.
+func drain(w *response, r *http.Request) {
+	control := http.NewResponseController(w.ResponseWriter)
+	err := control.SetReadDeadline(time.Now().Add(drainTime))
+	if err == nil {
+		_, err = io.Copy(io.Discard, r.Body)
+	}
+	if err == nil {
+		err = control.SetReadDeadline(time.Time{})
+	}
+	if err != nil && !errors.Is(err, http.ErrNotSupported) {
+		slog.Debug("a body was not read to its end", "path", r.URL.Path, "error", err)
+	}
 }
 
 // loadedLines tells an image's names, or its ID if it has none.
