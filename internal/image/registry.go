@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -34,7 +35,7 @@ func (s *Store) resolver(named reference.Named, auth *Auth) remotes.Resolver {
 				return nil, fmt.Errorf("mirror %q of %s: want a URL: %w", base, host, errdefs.ErrInvalidArgument)
 			}
 			hosts = append(hosts, docker.RegistryHost{
-				Client: s.client(u.Host), Authorizer: authorizer(s.client(u.Host), nil), Host: u.Host, Scheme: u.Scheme,
+				Client: s.client(u.Host), Authorizer: s.authorizer(s.client(u.Host), nil), Host: u.Host, Scheme: u.Scheme,
 				Path: strings.TrimSuffix(u.Path, "/") + "/v2", Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve,
 			})
 		}
@@ -57,7 +58,7 @@ func (s *Store) registry(host string, own bool, auth *Auth) (docker.RegistryHost
 	if !own {
 		auth = nil
 	}
-	r.Authorizer = authorizer(r.Client, auth)
+	r.Authorizer = s.authorizer(r.Client, auth)
 	if auth != nil && auth.RegistryToken != "" {
 		r.Header = http.Header{"Authorization": {"Bearer " + auth.RegistryToken}}
 		r.Authorizer = nil
@@ -65,7 +66,8 @@ func (s *Store) registry(host string, own bool, auth *Auth) (docker.RegistryHost
 	return r, nil
 }
 
-func authorizer(client *http.Client, auth *Auth) docker.Authorizer {
+func (s *Store) authorizer(client *http.Client, auth *Auth) docker.Authorizer {
+	client = &http.Client{Transport: &tokenTransport{next: client.Transport, insecure: s.insecure}}
 	return docker.NewDockerAuthorizer(docker.WithAuthClient(client), docker.WithAuthCreds(func(string) (string, string, error) {
 		switch {
 		case auth == nil:
@@ -103,6 +105,40 @@ func (s *Store) insecure(hostport string) bool {
 	return false
 }
 
+// tokenTransport asks token services. It is a registry that says which, so a password goes there over TLS only, but for
+// insecure hosts, and the answer has a bound.
+type tokenTransport struct {
+	next     http.RoundTripper
+	insecure func(hostport string) bool
+}
+
+const maxTokenAnswer = 1 << 20
+
+func (t *tokenTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Scheme != "https" && (r.URL.Scheme != "http" || !t.insecure(r.URL.Host)) {
+		return nil, fmt.Errorf("the registry's token service %s://%s is not asked: its host is not listed as insecure: %w", r.URL.Scheme, r.URL.Host, errdefs.ErrFailedPrecondition)
+	}
+	response, err := t.next.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	response.Body = &tokenAnswer{response.Body, maxTokenAnswer}
+	return response, nil
+}
+
+type tokenAnswer struct {
+	io.ReadCloser
+	left int
+}
+
+func (a *tokenAnswer) Read(p []byte) (int, error) {
+	n, err := a.ReadCloser.Read(p)
+	if a.left -= n; a.left < 0 {
+		return 0, fmt.Errorf("the token service answered with more than %d bytes: %w", maxTokenAnswer, errdefs.ErrInvalidArgument)
+	}
+	return n, err
+}
+
 // eitherScheme asks again over TLS where a host answers plain HTTP with "you spoke HTTP to an HTTPS server".
 type eitherScheme struct{ next http.RoundTripper }
 
@@ -127,6 +163,8 @@ func classify(ctx context.Context, err error) error {
 	var network *net.OpError // not net.Error, which every syscall.Errno is
 	switch {
 	case err == nil, ctx.Err() != nil: // the caller's own doing
+		return err
+	case errdefs.IsInvalidArgument(err), errdefs.IsFailedPrecondition(err), errdefs.IsDataLoss(err): // said by us
 		return err
 	case errors.As(err, &status):
 		return fmt.Errorf("%w: %w", err, statusClass(status.StatusCode))

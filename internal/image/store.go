@@ -176,7 +176,7 @@ func (s *Store) setName(ctx context.Context, name string, target ocispec.Descrip
 	if err := s.putName(ctx, name, target); err != nil {
 		return err
 	}
-	if hidden := nameless(target.Digest); s.hasName(hidden) {
+	if hidden := nameless(target.Digest); name != hidden && s.hasName(hidden) {
 		return s.dropName(ctx, hidden)
 	}
 	return nil
