@@ -118,7 +118,7 @@ func usageError(cmd *cobra.Command, code int, err error) error {
 	return &exitError{code: code, err: err, usage: cmd.UseLine(), hint: cmd.CommandPath()}
 }
 
-// engineError gives a failure of the daemon the exit code that run, create, start and exec use.
+// engineError gives a failure of run, or of the command line of create, docker's exit code.
 func engineError(cmd *cobra.Command, err error) error {
 	var exit *exitError
 	if err == nil || errors.As(err, &exit) || tooNew(err) {

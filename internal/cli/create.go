@@ -63,7 +63,7 @@ func newCreate(a *app) *cobra.Command {
 			}
 			id, err := a.create(cmd.Context(), req, opts)
 			if err != nil {
-				return engineError(cmd, err)
+				return err // 1 and not 125, as docker has it
 			}
 			a.println(id)
 			return nil

@@ -12,7 +12,6 @@ import (
 	task "github.com/containerd/containerd/api/runtime/task/v3"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs/pkg/errgrpc"
 
 	"gantry/internal/network"
 )
@@ -86,7 +85,7 @@ func (c *Container) taskState(ctx context.Context) (tasktypes.Status, error) {
 	}
 	response, err := shim.Task.State(ctx, &task.StateRequest{ID: c.ID})
 	if err != nil {
-		return 0, errgrpc.ToNative(err)
+		return 0, native(err)
 	}
 	if response.Status == tasktypes.Status_CREATED { // the engine died between create and start
 		return response.Status, deleteTask(ctx, shim, c.ID)

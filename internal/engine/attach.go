@@ -11,7 +11,6 @@ import (
 
 	task "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/moby/moby/api/types/events"
 
 	"gantry/internal/logs"
@@ -210,7 +209,7 @@ func (e *Engine) resize(ctx context.Context, id, exec string, height, width uint
 		return err
 	}
 	_, err = shim.Task.ResizePty(ctx, &task.ResizePtyRequest{ID: id, ExecID: exec, Height: uint32(height), Width: uint32(width)})
-	if err = errgrpc.ToNative(err); err != nil {
+	if err = native(err); err != nil {
 		return fmt.Errorf("resize the terminal of container %s: %w", id, err)
 	}
 	return nil

@@ -13,7 +13,6 @@ import (
 
 	task "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -103,6 +102,10 @@ func (e *Engine) StartExec(ctx context.Context, id string, o ExecStart) (Stream,
 		return nil, false, err
 	}
 	conn, err := x.run(ctx, o)
+	if errdefs.IsFailedPrecondition(err) { // it has ended since
+		x.finish(126)
+		return nil, false, fmt.Errorf("container %s is not running%w", x.container.ID, noText{errdefs.ErrConflict})
+	}
 	if err != nil {
 		code := startExitCode(err)
 		told := code != 128
@@ -149,7 +152,7 @@ func (x *execution) run(ctx context.Context, o ExecStart) (*net.UnixConn, error)
 		request.Stderr = ""
 	}
 	if _, err := shim.Task.Exec(ctx, request); err != nil {
-		return nil, errgrpc.ToNative(err)
+		return nil, native(err)
 	}
 	var conn *net.UnixConn
 	if !o.Detach {
@@ -165,7 +168,7 @@ func (x *execution) run(ctx context.Context, o ExecStart) (*net.UnixConn, error)
 			_ = conn.Close()
 		}
 		x.drop(ctx, shim)
-		return nil, errgrpc.ToNative(err)
+		return nil, native(err)
 	}
 	x.mu.Lock()
 	x.running, x.pid = true, int(response.Pid)
@@ -175,7 +178,7 @@ func (x *execution) run(ctx context.Context, o ExecStart) (*net.UnixConn, error)
 
 func (x *execution) drop(ctx context.Context, shim *client.Shim) {
 	_, err := shim.Task.Delete(context.WithoutCancel(ctx), &task.DeleteRequest{ID: x.container.ID, ExecID: x.ID})
-	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
+	if err = native(err); err != nil && !errdefs.IsNotFound(err) {
 		x.container.engine.log.Warn("forget an exec", "exec", x.ID, "error", err)
 	}
 }

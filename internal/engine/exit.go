@@ -10,7 +10,6 @@ import (
 
 	task "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 )
@@ -41,7 +40,7 @@ func (c *Container) awaitExit(ctx context.Context) (lastRun, error) {
 			return lost, err
 		}
 		response, err := shim.Task.Wait(ctx, &task.WaitRequest{ID: c.ID})
-		err = errgrpc.ToNative(err)
+		err = native(err)
 		switch {
 		case err == nil:
 			last := lastRun{ExitCode: int(response.ExitStatus), Finished: time.Now().UTC()}

@@ -8,7 +8,6 @@ import (
 
 	task "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/moby/moby/api/types/blkiodev"
 	"github.com/moby/moby/api/types/container"
 	"golang.org/x/sys/unix"
@@ -102,7 +101,7 @@ func (c *Container) applyLimits(ctx context.Context, host *container.HostConfig)
 		return err
 	}
 	_, err = shim.Task.Update(ctx, &task.UpdateTaskRequest{ID: c.ID, Resources: &anypb.Any{TypeUrl: resourcesAny, Value: value}})
-	if err = errgrpc.ToNative(err); err != nil {
+	if err = native(err); err != nil {
 		return fmt.Errorf("update container %s: %w%w", c.ID, err, noText{refusalOf(err)})
 	}
 	return nil

@@ -14,7 +14,6 @@ import (
 	task "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -105,7 +104,7 @@ func startExitCode(err error) int {
 // startFailure classifies what the supervisor said, of which it passes on only the words: a command that cannot be
 // executed and a value that the kernel refuses are the user's, as docker has it.
 func startFailure(what string, err error) error {
-	err = errgrpc.ToNative(err)
+	err = native(err)
 	text := err.Error()
 	if startExitCode(err) != 128 || strings.HasSuffix(text, unix.EINVAL.Error()) || strings.Contains(text, "config.json: ") {
 		return refuse("failed to %s: %v", what, err)
@@ -144,14 +143,14 @@ func (c *Container) launch(ctx context.Context) (r *run, err error) {
 	undo = append(undo, func() error { return os.RemoveAll(c.runDir()) })
 	rootfs, err := c.prepareRootfs(rec, lower)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("prepare the root of container %s: %w", rec.Name, err)
 	}
 	s, err := c.startValues(rec, img, lower, endpoint)
 	if err != nil {
 		return nil, err
 	}
 	if err := c.writeBundle(rec, s); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("write the bundle of container %s: %w", rec.Name, err)
 	}
 	shim, err := e.supervisor(ctx)
 	if err != nil {
@@ -167,7 +166,7 @@ func (c *Container) launch(ctx context.Context) (r *run, err error) {
 	}
 	r = &run{Pid: int(created.Pid), Started: time.Now().UTC(), Endpoint: endpoint, Cgroup: s.Cgroup, ended: make(chan struct{})}
 	if err := c.writeRun(r); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("record the start of container %s: %w", rec.Name, err)
 	}
 	if err := c.attachPending(ctx, shim); err != nil {
 		return nil, err
@@ -304,7 +303,7 @@ func (c *Container) createTask(ctx context.Context, shim *client.Shim, rec recor
 		}
 	}
 	response, err := shim.Task.Create(ctx, request)
-	if err != nil && errdefs.IsAlreadyExists(errgrpc.ToNative(err)) {
+	if err != nil && errdefs.IsAlreadyExists(native(err)) {
 		// An engine that died between the exit and its record left the task.
 		if err := deleteTask(ctx, shim, c.ID); err != nil {
 			return nil, err
@@ -317,7 +316,7 @@ func (c *Container) createTask(ctx context.Context, shim *client.Shim, rec recor
 // deleteTask kills what is left of a task and deletes it.
 func deleteTask(ctx context.Context, shim *client.Shim, id string) error {
 	_, err := shim.Task.Delete(ctx, &task.DeleteRequest{ID: id})
-	if errdefs.IsFailedPrecondition(errgrpc.ToNative(err)) {
+	if errdefs.IsFailedPrecondition(native(err)) {
 		_, killErr := shim.Task.Kill(ctx, &task.KillRequest{ID: id, Signal: 9, All: true})
 		_, waitErr := shim.Task.Wait(ctx, &task.WaitRequest{ID: id})
 		_, err = shim.Task.Delete(ctx, &task.DeleteRequest{ID: id})
@@ -325,8 +324,8 @@ func deleteTask(ctx context.Context, shim *client.Shim, id string) error {
 			err = errors.Join(err, killErr, waitErr)
 		}
 	}
-	if err != nil && !errdefs.IsNotFound(errgrpc.ToNative(err)) {
-		return fmt.Errorf("delete the task of container %s: %w", id, errgrpc.ToNative(err))
+	if err != nil && !errdefs.IsNotFound(native(err)) {
+		return fmt.Errorf("delete the task of container %s: %w", id, native(err))
 	}
 	return nil
 }

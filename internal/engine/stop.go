@@ -8,7 +8,6 @@ import (
 
 	task "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/sys/signal"
 	"golang.org/x/sys/unix"
@@ -151,7 +150,7 @@ func (c *Container) signal(ctx context.Context, sig unix.Signal, all bool) error
 		return err
 	}
 	_, err = shim.Task.Kill(ctx, &task.KillRequest{ID: c.ID, Signal: uint32(sig), All: all})
-	if err = errgrpc.ToNative(err); err != nil {
+	if err = native(err); err != nil {
 		return fmt.Errorf("send %s to container %s: %w", unix.SignalName(sig), c.ID, err)
 	}
 	return nil
@@ -177,7 +176,7 @@ func (e *Engine) PauseContainer(ctx context.Context, id string) error {
 		return err
 	}
 	if _, err := shim.Task.Pause(ctx, &task.PauseRequest{ID: c.ID}); err != nil {
-		return fmt.Errorf("pause container %s: %w", c.ID, errgrpc.ToNative(err))
+		return fmt.Errorf("pause container %s: %w", c.ID, native(err))
 	}
 	c.setPhase(phasePaused)
 	e.containerEvent(c, events.ActionPause)
@@ -200,7 +199,7 @@ func (e *Engine) UnpauseContainer(ctx context.Context, id string) error {
 		return err
 	}
 	if _, err := shim.Task.Resume(ctx, &task.ResumeRequest{ID: c.ID}); err != nil {
-		return fmt.Errorf("unpause container %s: %w", c.ID, errgrpc.ToNative(err))
+		return fmt.Errorf("unpause container %s: %w", c.ID, native(err))
 	}
 	c.setPhase(phaseRunning)
 	e.containerEvent(c, events.ActionUnPause)

@@ -73,7 +73,7 @@ func (d *daemon) processes(t *testing.T) []string {
 	return list
 }
 
-// descriptors are the engine's open files and namespaces; connections come and go.
+// descriptors are the engine's open files and namespaces; connections come and go, and so does its supervisor (pidfd).
 func (d *daemon) descriptors(t *testing.T) []string {
 	t.Helper()
 	var list []string
@@ -83,7 +83,7 @@ func (d *daemon) descriptors(t *testing.T) []string {
 	}
 	for _, file := range all {
 		to, err := os.Readlink(file)
-		if err != nil || strings.HasPrefix(to, "socket:") || strings.HasPrefix(to, "anon_inode:[event") || strings.HasPrefix(to, "pipe:") {
+		if err != nil || strings.HasPrefix(to, "socket:") || strings.HasPrefix(to, "anon_inode:[event") || to == "anon_inode:[pidfd]" || strings.HasPrefix(to, "pipe:") {
 			continue
 		}
 		if kind, _, found := strings.Cut(to, ":["); found {
