@@ -55,11 +55,14 @@ func (b *builder) open(path string, flags int, name string) (spawn.FD, error) {
 
 // Slots of a plan. What a few steps need and then close is in the scratch slot.
 const (
-	slotScratch spawn.Slot = iota + 1
-	slotMaster             // of the terminal
-	slotConsole            // its other side
-	slotTree               // the console's mount
-	slotOldRoot            // the host's root, until the pivot
+	slotScratch  spawn.Slot = iota + 1
+	slotMaster              // of the terminal
+	slotConsole             // its other side
+	slotTree                // the console's mount
+	slotOldRoot             // the host's root, until the pivot
+	slotProfile             // where the AppArmor profile is written
+	slotLabel               // where the SELinux label is written
+	slotKeyLabel            // and that of keys
 )
 
 func (b *builder) add(name string, call uintptr, args ...spawn.Arg) *spawn.Step {

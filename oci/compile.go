@@ -3,8 +3,8 @@ package oci
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
-	"runtime"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -53,11 +53,11 @@ func validate(spec *specs.Spec) error {
 	if spec.Hostname != "" && !seen[specs.UTSNamespace] {
 		return errors.New("config.json: hostname is set, but there is no uts namespace")
 	}
-	if spec.Process.ApparmorProfile != "" && spec.Process.ApparmorProfile != "unconfined" {
-		return fmt.Errorf("config.json: process.apparmorProfile %q: AppArmor is not enabled on this host", spec.Process.ApparmorProfile)
+	if _, err := parseAffinity(spec.Process.ExecCPUAffinity); err != nil {
+		return err
 	}
-	if spec.Process.SelinuxLabel != "" || spec.Linux.MountLabel != "" {
-		return errors.New("config.json: SELinux labels are set, but SELinux is not enabled on this host")
+	if err := validateLabels(spec); err != nil {
+		return err
 	}
 	return validateHooks(spec.Hooks)
 }
@@ -69,8 +69,9 @@ func (b *builder) container(o CreateOptions, entry *cgroup.Entry, fifo spawn.FD,
 	}
 	for _, part := range []func() error{
 		func() error { return b.joinCgroup(entry) },
+		func() error { b.runOn(nil, ""); return nil },
 		b.namespaces,
-		b.adjustOOM,
+		func() error { b.adjustOOM(b.inUserNamespace()); b.openLabels(); return nil },
 		func() error { b.hide(); return nil },
 		func() error { return b.enterRoot(o) },
 		func() error { b.confine(); return nil },
@@ -82,8 +83,9 @@ func (b *builder) container(o CreateOptions, entry *cgroup.Entry, fifo spawn.FD,
 		b.sysctls,
 		b.protectPaths,
 		func() error { b.pivot(o.NoPivot); return nil },
-		func() error { return b.keyring(o.NoNewKeyring) },
+		func() error { b.keyring(o.NoNewKeyring, true); return nil },
 		func() error { return b.stdio(o.Stdio, o.PreserveFDs) },
+		func() error { b.makeDirectory(b.spec.Process.Cwd); return nil },
 		b.seal,
 		func() error { return b.identity(b.spec.Process) },
 		func() error { return b.checkProgram(b.spec.Process) },
@@ -143,12 +145,20 @@ func (b *builder) awaitStart(fifo spawn.FD) {
 	b.add("wait for start", unix.SYS_READ, spawn.Desc(fifo), spawn.Bytes(make([]byte, 1), "buffer"), spawn.Int(1))
 }
 
-// adjustOOM sets oom_score_adj while the host's /proc is still in sight.
-func (b *builder) adjustOOM() error {
-	if adj := b.spec.Process.OOMScoreAdj; adj != nil {
-		b.writeFile(fmt.Sprintf("set oom_score_adj to %d", *adj), "/proc/self/oom_score_adj", fmt.Sprint(*adj))
+// adjustOOM sets oom_score_adj while the host's /proc is still in sight. The root of a user namespace may not lower it.
+func (b *builder) adjustOOM(byParent bool) {
+	adj := b.spec.Process.OOMScoreAdj
+	if adj == nil {
+		return
 	}
-	return nil
+	name := fmt.Sprintf("set oom_score_adj to %d", *adj)
+	if !byParent {
+		b.writeFile(name, "/proc/self/oom_score_adj", fmt.Sprint(*adj))
+		return
+	}
+	b.byParent(name, func(child *spawn.Process) error {
+		return os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", child.Pid), []byte(fmt.Sprint(*adj)), 0)
+	})
 }
 
 // names sets host and domain name.
@@ -158,23 +168,6 @@ func (b *builder) names() error {
 	}
 	if name := b.spec.Domainname; name != "" {
 		b.add("set domainname "+name, unix.SYS_SETDOMAINNAME, spawn.Str(name), spawn.Int(len(name)))
-	}
-	return nil
-}
-
-func (b *builder) keyring(none bool) error {
-	if !none {
-		const keyctlJoinSession = 1
-		b.add("join a session keyring", unix.SYS_KEYCTL, spawn.Flags(keyctlJoinSession, "KEYCTL_JOIN_SESSION_KEYRING"), spawn.Str("_ses."+b.id)).
-			Ignore = []unix.Errno{unix.ENOSYS, unix.EPERM, unix.EDQUOT}
-	}
-	if p := b.spec.Linux.Personality; p != nil {
-		domain := map[specs.LinuxPersonalityDomain]int{specs.PerLinux: 0, specs.PerLinux32: 8}
-		value, known := domain[p.Domain]
-		if !known || len(p.Flags) > 0 {
-			return fmt.Errorf("config.json: linux.personality %q with flags %v is not known on %s", p.Domain, p.Flags, runtime.GOARCH)
-		}
-		b.add("set personality "+string(p.Domain), unix.SYS_PERSONALITY, spawn.Int(value))
 	}
 	return nil
 }

@@ -44,10 +44,14 @@ func (c *Container) Exec(_ context.Context, process *specs.Process, stdio Stdio,
 		return nil, err
 	}
 	defer entry.Close()
-	if err := b.exec(spawn.FD{Num: int(first.Fd()), Name: "container"}, entry, stdio, preserve); err != nil {
+	cpus, err := parseAffinity(process.ExecCPUAffinity)
+	if err != nil {
 		return nil, fmt.Errorf("exec in container %s: %w", c.ID, err)
 	}
-	child, err := spawn.Start(&b.plan)
+	if err := b.exec(spawn.FD{Num: int(first.Fd()), Name: "container"}, entry, stdio, preserve, rec.NoNewKeyring); err != nil {
+		return nil, fmt.Errorf("exec in container %s: %w", c.ID, err)
+	}
+	child, err := startOn(cpus.initial, &b.plan)
 	if err != nil {
 		return nil, fmt.Errorf("exec in container %s: %w", c.ID, err)
 	}
@@ -55,16 +59,27 @@ func (c *Container) Exec(_ context.Context, process *specs.Process, stdio Stdio,
 }
 
 // exec adds the steps of a process that joins a container: its cgroup, then all its namespaces at once; see setns(2).
-func (b *builder) exec(first spawn.FD, entry *cgroup.Entry, stdio Stdio, preserve []*os.File) error {
+func (b *builder) exec(first spawn.FD, entry *cgroup.Entry, stdio Stdio, preserve []*os.File, noKeyring bool) error {
 	if err := b.joinCgroup(entry); err != nil {
 		return err
 	}
-	if err := b.adjustOOM(); err != nil {
+	p := b.spec.Process
+	cpus, err := parseAffinity(p.ExecCPUAffinity)
+	if err != nil {
 		return err
 	}
+	if cpus.final != nil || cpus.initial == nil {
+		text := ""
+		if cpus.final != nil {
+			text = p.ExecCPUAffinity.Final
+		}
+		b.runOn(cpus.final, text)
+	}
+	b.adjustOOM(false)
+	b.openLabels()
 	b.hide()
 	b.joinAll(first)
-	p := b.spec.Process
+	b.keyring(noKeyring, false)
 	if p.Terminal {
 		if stdio.Console == nil {
 			return fmt.Errorf("process.terminal is set, but nobody takes the terminal")

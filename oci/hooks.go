@@ -225,7 +225,7 @@ func (p *hookProcess) runIn(ctx context.Context, c *Container, rec *record) erro
 		return err
 	}
 	defer entry.Close()
-	if err := b.exec(spawn.FD{Num: int(first.Fd()), Name: "container"}, entry, p.stdio(), nil); err != nil {
+	if err := b.exec(spawn.FD{Num: int(first.Fd()), Name: "container"}, entry, p.stdio(), nil, rec.NoNewKeyring); err != nil {
 		return err
 	}
 	return p.follow(ctx, &b.plan)

@@ -109,7 +109,7 @@ func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, er
 		}
 		return nil, err
 	}
-	rec.Pid, rec.Created, rec.Spec = child.Pid, time.Now().UTC(), o.Spec
+	rec.Pid, rec.Created, rec.Spec, rec.NoNewKeyring = child.Pid, time.Now().UTC(), o.Spec, o.NoNewKeyring
 	if rec.StartTime, _, err = processStat(child.Pid); err == nil {
 		err = c.runtime.save(rec)
 	}

@@ -2,10 +2,12 @@ package oci
 
 import (
 	"fmt"
+	"log/slog"
 	"math"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -15,25 +17,18 @@ import (
 )
 
 // identity makes the process who it shall be: limits, user, capabilities, directory. The order is the kernel's: what
-// needs a privilege comes before it goes.
+// needs a privilege comes before it goes. Of the filter's two places see seccomp.
 func (b *builder) identity(p *specs.Process) error {
+	b.takeLabels()
 	if err := b.rlimits(p.Rlimits); err != nil {
 		return err
 	}
-	if err := b.ioPriority(p.IOPriority); err != nil {
+	if err := b.scheduling(p); err != nil {
 		return err
 	}
-	if p.Scheduler != nil || p.ExecCPUAffinity != nil {
-		return fmt.Errorf("config.json: process.scheduler and process.execCPUAffinity are not supported")
-	}
-	caps, err := parseCapabilities(p.Capabilities)
-	if err != nil {
-		return err
-	}
+	caps := parseCapabilities(p.Capabilities)
 	if p.NoNewPrivileges {
 		b.add("give up new privileges", unix.SYS_PRCTL, spawn.Flags(unix.PR_SET_NO_NEW_PRIVS, "PR_SET_NO_NEW_PRIVS"), spawn.Int(1), spawn.Int(0), spawn.Int(0), spawn.Int(0))
-	} else if err := b.seccomp(p); err != nil { // without no_new_privs a filter needs CAP_SYS_ADMIN
-		return err
 	}
 	umask := 0o022
 	if p.User.Umask != nil {
@@ -42,11 +37,39 @@ func (b *builder) identity(p *specs.Process) error {
 	b.add(fmt.Sprintf("set umask %#o", umask), unix.SYS_UMASK, spawn.Flags(uint64(umask), fmt.Sprintf("%#o", umask)))
 	b.boundingSet(caps)
 	b.user(p.User)
+	b.enterDirectory(p.Cwd)
+	if !p.NoNewPrivileges {
+		if err := b.seccomp(); err != nil {
+			return err
+		}
+	}
 	b.capabilities(caps)
-	b.resolve("open directory "+p.Cwd, p.Cwd, unix.O_PATH|unix.O_DIRECTORY)
-	b.add("go to "+p.Cwd, unix.SYS_FCHDIR, spawn.Of(slotScratch))
-	b.release(p.Cwd)
 	return nil
+}
+
+// makeDirectory makes the working directory, which an image need not have, as far as that is possible.
+func (b *builder) makeDirectory(cwd string) {
+	parts := strings.FieldsFunc(cwd, func(r rune) bool { return r == '/' })
+	b.add("look for "+cwd, unix.SYS_FACCESSAT, spawn.Int(unix.AT_FDCWD), spawn.Str(cwd), spawn.Int(unix.F_OK))
+	look := &b.plan.Steps[len(b.plan.Steps)-1]
+	look.Skip, look.Ignore = 3*len(parts), []unix.Errno{unix.ENOENT, unix.ENOTDIR, unix.EACCES, unix.ELOOP}
+	above := "/"
+	for _, part := range parts {
+		b.resolve("open directory "+above, above, unix.O_PATH|unix.O_DIRECTORY).Ignore = []unix.Errno{unix.ENOENT, unix.ENOTDIR, unix.EACCES, unix.ELOOP}
+		// After a directory that could not be opened, the slot has a closed descriptor.
+		b.add("make directory "+filepath.Join(above, part), unix.SYS_MKDIRAT, spawn.Of(slotScratch), spawn.Str(part), spawn.Flags(0o755, "0755")).
+			Ignore = []unix.Errno{unix.EEXIST, unix.EROFS, unix.ENOENT, unix.EACCES, unix.EPERM, unix.EBADF}
+		b.add("close "+above, unix.SYS_CLOSE, spawn.Of(slotScratch)).Ignore = []unix.Errno{unix.EBADF}
+		above = above + "/" + part
+	}
+}
+
+// enterDirectory is done as the user, who alone may reach a directory of another machine, with capabilities, which
+// may reach one that is closed to the user.
+func (b *builder) enterDirectory(cwd string) {
+	b.resolve(fmt.Sprintf("chdir to cwd (%q) set in config.json failed", cwd), cwd, unix.O_PATH|unix.O_DIRECTORY)
+	b.add("go to "+cwd, unix.SYS_FCHDIR, spawn.Of(slotScratch))
+	b.release(cwd)
 }
 
 // user changes to the user, keeping capabilities until they are set.
@@ -61,33 +84,43 @@ func (b *builder) user(u specs.User) {
 	b.add(fmt.Sprintf("become group %d", gid), unix.SYS_SETRESGID, spawn.Int(gid), spawn.Int(gid), spawn.Int(gid))
 	b.add(fmt.Sprintf("become user %d", uid), unix.SYS_SETRESUID, spawn.Int(uid), spawn.Int(uid), spawn.Int(uid))
 	b.add("keep capabilities no longer", unix.SYS_PRCTL, spawn.Flags(unix.PR_SET_KEEPCAPS, "PR_SET_KEEPCAPS"), spawn.Int(0), spawn.Int(0), spawn.Int(0), spawn.Int(0))
+	if uid != 0 {
+		kept := b.keptCapabilities()
+		b.setCapabilities("raise the kept capabilities", &capabilitySets{effective: kept, permitted: kept}, capabilityText(kept))
+	}
 }
 
 // capabilitySets are bit masks by capability number.
 type capabilitySets struct{ bounding, effective, permitted, inheritable, ambient uint64 }
 
-func parseCapabilities(c *specs.LinuxCapabilities) (*capabilitySets, error) {
+// parseCapabilities warns of names that this kernel has not: as everywhere, they are passed over.
+func parseCapabilities(c *specs.LinuxCapabilities) *capabilitySets {
 	if c == nil {
 		c = &specs.LinuxCapabilities{}
 	}
 	s := &capabilitySets{}
+	var unknown []string
 	for _, set := range []struct {
 		names []string
 		mask  *uint64
 	}{{c.Bounding, &s.bounding}, {c.Effective, &s.effective}, {c.Permitted, &s.permitted}, {c.Inheritable, &s.inheritable}, {c.Ambient, &s.ambient}} {
 		for _, name := range set.names {
 			i := slices.Index(capabilityNames, name)
-			if i < 0 {
-				return nil, fmt.Errorf("config.json: unknown capability %q", name)
+			if i < 0 || i > lastCapability() {
+				unknown = append(unknown, name)
+				continue
 			}
 			*set.mask |= 1 << i
 		}
 	}
-	known := ^(^uint64(0) << (lastCapability() + 1))
-	for _, mask := range []*uint64{&s.bounding, &s.effective, &s.permitted, &s.inheritable, &s.ambient} {
-		*mask &= known
+	if len(unknown) > 0 {
+		slices.Sort(unknown)
+		slog.Warn("ignoring unknown or unavailable capabilities", "names", slices.Compact(unknown))
 	}
-	return s, nil
+	if lost := s.ambient &^ (s.permitted & s.inheritable); lost != 0 {
+		slog.Warn("ambient capabilities that are not both permitted and inheritable cannot be raised", "names", capabilityText(lost))
+	}
+	return s
 }
 
 // boundingSet drops what the process and its children shall never get.
@@ -99,14 +132,34 @@ func (b *builder) boundingSet(s *capabilitySets) {
 	}
 }
 
-func (b *builder) capabilities(s *capabilitySets) {
+// keptCapabilities are those that the process has until they are set: this program's, or all of a user namespace.
+func (b *builder) keptCapabilities() uint64 {
+	if b.inUserNamespace() {
+		return ^(^uint64(0) << (lastCapability() + 1))
+	}
+	return ownCapabilities()
+}
+
+var ownCapabilities = sync.OnceValue(func() uint64 {
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &data[0]); err != nil {
+		return 0
+	}
+	return uint64(data[1].Permitted)<<32 | uint64(data[0].Permitted)
+})
+
+func (b *builder) setCapabilities(name string, s *capabilitySets, text string) {
 	header := &unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	data := &[2]unix.CapUserData{}
 	for half := range data {
 		shift := 32 * half
 		data[half] = unix.CapUserData{Effective: uint32(s.effective >> shift), Permitted: uint32(s.permitted >> shift), Inheritable: uint32(s.inheritable >> shift)}
 	}
-	b.add("set capabilities", unix.SYS_CAPSET, spawn.Bytes(bytesOf(header), "{v3}"), spawn.Bytes(bytesOf(data), "{"+capabilityText(s.effective)+"}"))
+	b.add(name, unix.SYS_CAPSET, spawn.Bytes(bytesOf(header), "{v3}"), spawn.Bytes(bytesOf(data), "{"+text+"}"))
+}
+
+func (b *builder) capabilities(s *capabilitySets) {
+	b.setCapabilities("set capabilities", s, capabilityText(s.effective))
 	b.add("clear ambient capabilities", unix.SYS_PRCTL, spawn.Flags(unix.PR_CAP_AMBIENT, "PR_CAP_AMBIENT"), spawn.Flags(unix.PR_CAP_AMBIENT_CLEAR_ALL, "PR_CAP_AMBIENT_CLEAR_ALL"), spawn.Int(0), spawn.Int(0), spawn.Int(0))
 	for i, name := range capabilityNames {
 		if s.ambient&(1<<i) != 0 {
@@ -138,16 +191,27 @@ func (b *builder) rlimits(list []specs.POSIXRlimit) error {
 		number, known := rlimitNumbers[r.Type]
 		switch {
 		case !known:
-			return fmt.Errorf("config.json: unknown rlimit %q", r.Type)
+			return fmt.Errorf("config.json: process.rlimits: unknown rlimit %q", r.Type)
 		case seen[r.Type]:
-			return fmt.Errorf("config.json: rlimit %s is set twice", r.Type)
+			return fmt.Errorf("config.json: process.rlimits: %s is set twice", r.Type)
+		case r.Soft > r.Hard:
+			return fmt.Errorf("config.json: process.rlimits: %s: soft limit %s is above the hard limit %s", r.Type, amount(r.Soft), amount(r.Hard))
 		}
 		seen[r.Type] = true
-		limit := &unix.Rlimit{Cur: r.Soft, Max: r.Hard}
-		b.add(fmt.Sprintf("limit %s to %s, %s", r.Type, amount(r.Soft), amount(r.Hard)), unix.SYS_PRLIMIT64, spawn.Int(0), spawn.Flags(uint64(number), r.Type),
+		name, limit := fmt.Sprintf("limit %s to %s, %s", r.Type, amount(r.Soft), amount(r.Hard)), &unix.Rlimit{Cur: r.Soft, Max: r.Hard}
+		if b.inUserNamespace() { // its root may not raise limits
+			b.byParent(name, func(child *spawn.Process) error { return unix.Prlimit(child.Pid, number, limit, nil) })
+			continue
+		}
+		b.add(name, unix.SYS_PRLIMIT64, spawn.Int(0), spawn.Flags(uint64(number), r.Type),
 			spawn.Bytes(bytesOf(limit), fmt.Sprintf("{%s, %s}", amount(r.Soft), amount(r.Hard))), spawn.Nil())
 	}
 	return nil
+}
+
+// byParent adds a step that the runtime makes for the process, with rights that the process has not.
+func (b *builder) byParent(name string, f func(child *spawn.Process) error) {
+	b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: name, Sync: f})
 }
 
 func amount(n uint64) string {
@@ -157,22 +221,8 @@ func amount(n uint64) string {
 	return fmt.Sprint(n)
 }
 
-// ioPriority: see ioprio_set(2).
-func (b *builder) ioPriority(p *specs.LinuxIOPriority) error {
-	if p == nil {
-		return nil
-	}
-	class, known := map[specs.IOPriorityClass]int{specs.IOPRIO_CLASS_RT: 1, specs.IOPRIO_CLASS_BE: 2, specs.IOPRIO_CLASS_IDLE: 3}[p.Class]
-	if !known || p.Priority < 0 || p.Priority > 7 {
-		return fmt.Errorf("config.json: process.ioPriority: class %q and priority %d; want a known class and 0 to 7", p.Class, p.Priority)
-	}
-	const thisProcess, classShift = 1, 13
-	b.add("set the I/O priority", unix.SYS_IOPRIO_SET, spawn.Int(thisProcess), spawn.Int(0), spawn.Int(class<<classShift|p.Priority))
-	return nil
-}
-
 // seccomp installs the filter; see seccomp(2).
-func (b *builder) seccomp(p *specs.Process) error {
+func (b *builder) seccomp() error {
 	profile := b.spec.Linux.Seccomp
 	if profile == nil {
 		return nil
@@ -237,7 +287,7 @@ func (b *builder) checkProgram(p *specs.Process) error {
 // execute replaces the process by the program. With no_new_privs the filter comes last, so that it need not allow our own steps.
 func (b *builder) execute(p *specs.Process) error {
 	if p.NoNewPrivileges {
-		if err := b.seccomp(p); err != nil {
+		if err := b.seccomp(); err != nil {
 			return err
 		}
 	}

@@ -25,6 +25,8 @@ type record struct {
 	Created   time.Time
 	Cgroup    string // path in the hierarchies
 	Spec      *specs.Spec
+	// NoNewKeyring: the container's processes keep the session keyring of their creator.
+	NoNewKeyring bool
 }
 
 const maxID = 255 // bytes: it names a directory

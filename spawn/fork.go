@@ -31,7 +31,7 @@ const (
 	opReady
 )
 
-const maxIgnore = 4
+const maxIgnore = 6
 
 // op is a step in the form that the child interprets: numbers only.
 type op struct {

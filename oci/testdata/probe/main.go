@@ -99,5 +99,8 @@ func seen() map[string]any {
 		links[filepath.Base(e)], _ = os.Readlink(e)
 	}
 	out["ns"] = links
+	for name, value := range attributes() {
+		out[name] = value
+	}
 	return out
 }
