@@ -102,6 +102,7 @@ func (e *Engine) resume(ctx context.Context) {
 		case v.phase.alive():
 			r := c.run
 			e.background(func(ctx context.Context) { c.watch(ctx, r) })
+			c.superviseHealth(ctx, r)
 		case v.record.Config.HostConfig.AutoRemove:
 			if err := e.RemoveContainer(ctx, c.ID, RemoveOptions{Volumes: true}); err != nil {
 				e.log.Error("remove a container at its end", "container", c.ID, "error", err)

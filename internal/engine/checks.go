@@ -44,6 +44,9 @@ func checkConfig(c *Config) (warnings []string, err error) {
 	case host.Cgroup != "":
 		return nil, refuse("joining the cgroup %q is not supported", host.Cgroup)
 	}
+	if err := checkHealth(config.Healthcheck); err != nil {
+		return nil, err
+	}
 	if err := checkTexts(config, host); err != nil {
 		return nil, err
 	}

@@ -44,6 +44,7 @@ type record struct {
 	Image    imageRef
 	Volumes  map[string]volumeUse `json:",omitempty"` // by destination
 	Last     lastRun
+	Health   *container.Health `json:",omitempty"` // replaced as a whole, never changed; nil without a check
 	// Stopped tells that a user stopped it, which "unless-stopped" and "always" respect.
 	Stopped bool
 }

@@ -6,10 +6,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
+	"time"
 
 	task "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/errdefs"
@@ -33,6 +36,7 @@ type execution struct {
 	running bool
 	code    *int
 	pid     int
+	ended   time.Time
 	done    chan struct{} // closed when it has ended
 }
 
@@ -50,6 +54,7 @@ func (e *Engine) CreateExec(_ context.Context, id string, r container.ExecCreate
 	}
 	x := &execution{ID: randomID(), container: c, request: r, done: make(chan struct{})}
 	e.mu.Lock()
+	e.dropOldExecs()
 	e.execs[x.ID] = x
 	e.mu.Unlock()
 	c.mu.Lock()
@@ -284,21 +289,41 @@ func (x *execution) finish(code int) {
 	if x.code != nil {
 		return
 	}
-	x.running, x.code = false, &code
+	x.running, x.code, x.ended = false, &code, time.Now()
 	close(x.done)
+	c := x.container
+	c.mu.Lock()
+	c.execs = slices.DeleteFunc(c.execs, func(id string) bool { return id == x.ID })
+	c.mu.Unlock()
+}
+
+// keptExecs is how long clients may ask how an execution ended.
+const keptExecs = 5 * time.Minute
+
+// dropOldExecs forgets executions that ended a while ago. The engine's mu is held.
+func (e *Engine) dropOldExecs() {
+	maps.DeleteFunc(e.execs, func(_ string, x *execution) bool {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		return x.code != nil && time.Since(x.ended) > keptExecs
+	})
+}
+
+// forgetExec forgets one execution, at once.
+func (e *Engine) forgetExec(id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.execs, id)
 }
 
 // forgetExecs forgets the executions of an earlier run. (Until then, clients may ask for their exit codes.)
 func (c *Container) forgetExecs() {
 	c.mu.Lock()
-	ids := c.execs
 	c.execs = nil
 	c.mu.Unlock()
 	c.engine.mu.Lock()
 	defer c.engine.mu.Unlock()
-	for _, id := range ids {
-		delete(c.engine.execs, id)
-	}
+	maps.DeleteFunc(c.engine.execs, func(_ string, x *execution) bool { return x.container == c })
 }
 
 // InspectExec describes an execution.

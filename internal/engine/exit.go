@@ -74,6 +74,9 @@ func (c *Container) ended(ctx context.Context, r *run, last lastRun) {
 	}
 	last.Started, last.Restarts = r.Started, c.record.Last.Restarts
 	c.record.Last, c.run, c.phase = last, nil, phaseExited
+	if h := c.record.Health; h != nil { // nothing that ended is healthy
+		c.record.Health = &container.Health{Status: container.Unhealthy, FailingStreak: h.FailingStreak, Log: h.Log}
+	}
 	restart, delay := c.retries.next(c.record, time.Since(r.Started))
 	if restart {
 		c.phase = phaseRestarting

@@ -68,6 +68,7 @@ func inspectState(v view) *container.State {
 		Restarting: v.phase == phaseRestarting, StartedAt: stamp(last.Started), FinishedAt: stamp(last.Finished),
 		ExitCode: last.ExitCode, OOMKilled: last.OOMKilled, Error: last.Error,
 	}
+	s.Health = v.record.Health
 	if v.phase.alive() {
 		s.Pid, s.ExitCode, s.OOMKilled, s.Error = v.run.Pid, 0, false, ""
 	}

@@ -50,7 +50,7 @@ func (e *Engine) summarize(v view) container.Summary {
 		ID: rec.ID, Names: []string{"/" + rec.Name}, Image: rec.Config.Image, ImageID: rec.Image.ID.String(),
 		Command: commandLine(e.commandOf(rec)), Created: rec.Created.Unix(), Labels: rec.Config.Labels,
 		State: phaseStates[v.phase], Status: status(v, time.Now()), Ports: portSummaries(v), Mounts: e.mountPoints(rec),
-		NetworkSettings: &container.NetworkSettingsSummary{Networks: e.endpoints(v)},
+		NetworkSettings: &container.NetworkSettingsSummary{Networks: e.endpoints(v)}, Health: healthSummary(rec.Health),
 	}
 	if s.Labels == nil {
 		s.Labels = map[string]string{}
@@ -66,7 +66,7 @@ func status(v view, now time.Time) string {
 	ago := func(t time.Time) string { return units.HumanDuration(now.Sub(t)) }
 	switch v.phase {
 	case phaseRunning:
-		return "Up " + ago(v.run.Started)
+		return "Up " + ago(v.run.Started) + healthWords(v.record.Health)
 	case phasePaused:
 		return "Up " + ago(v.run.Started) + " (Paused)"
 	case phaseRestarting:
@@ -233,7 +233,7 @@ func (e *Engine) containerFilter(ctx context.Context, filters map[string]map[str
 			anyMatch(filters["network"], func(s string) bool { return e.onNetwork(v, s) }) &&
 			anyMatch(filters["publish"], func(s string) bool { return matchPort(v, s, true) }) &&
 			anyMatch(filters["expose"], func(s string) bool { return matchPort(v, s, false) }) &&
-			anyMatch(filters["health"], func(s string) bool { return s == "none" }) &&
+			anyMatch(filters["health"], func(s string) bool { return s == string(healthSummary(rec.Health).Status) }) &&
 			anyMatch(filters["is-task"], func(s string) bool { return !isTrue(s) })
 	}, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -95,9 +96,7 @@ func (c *Container) remove(ctx context.Context, r *run, volumes bool) error {
 	e.mu.Lock()
 	delete(e.containers, c.ID)
 	delete(e.names, name)
-	for _, id := range c.view().execs {
-		delete(e.execs, id)
-	}
+	maps.DeleteFunc(e.execs, func(_ string, x *execution) bool { return x.container == c })
 	e.mu.Unlock()
 	e.containerEvent(c, events.ActionDestroy)
 	c.notify(WaitResult{Status: code}, container.WaitConditionNextExit, container.WaitConditionNotRunning, container.WaitConditionRemoved)

@@ -60,6 +60,7 @@ func (c *Container) start(ctx context.Context) error {
 	c.mu.Unlock()
 	c.engine.background(func(ctx context.Context) { c.watch(ctx, r) })
 	c.engine.containerEvent(c, events.ActionStart)
+	c.superviseHealth(ctx, r)
 	return nil
 }
 
