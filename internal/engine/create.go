@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -38,6 +39,7 @@ func (e *Engine) CreateContainer(ctx context.Context, r CreateRequest) (containe
 		ID: c.ID, Created: time.Now().UTC(), Config: r.Config,
 		Image: imageRef{ID: img.ID, Manifest: img.Manifest, Platform: img.Platform},
 	}
+	c.record.Borrowed = slices.DeleteFunc(slices.Clone(points), func(m mountPoint) bool { return !m.Borrowed })
 	if c.record.Name, err = e.reserveName(r.Name, c.ID); err != nil {
 		return container.CreateResponse{}, err
 	}
@@ -125,7 +127,11 @@ func (e *Engine) check(c *Config, img *image.Image) ([]mountPoint, []string, err
 		volumes = map[string]struct{}{}
 	}
 	maps.Copy(volumes, img.Config.Config.Volumes)
-	points, err := mountPoints(host, volumes)
+	borrowed, err := e.volumesFrom(host.VolumesFrom)
+	if err != nil {
+		return nil, nil, err
+	}
+	points, err := mountPoints(host, volumes, borrowed)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -170,8 +176,6 @@ func (e *Engine) checkModes(host *container.HostConfig) error {
 		return refuse("invalid cgroup namespace mode: %q", host.CgroupnsMode)
 	case len(host.Links) > 0:
 		return refuse("links are not supported: use names on a network")
-	case len(host.VolumesFrom) > 0:
-		return refuse("--volumes-from is not supported yet: name the volumes with -v")
 	case len(host.DeviceRequests) > 0:
 		return refuse("device requests (--gpus) need a device driver, and there is none")
 	case host.VolumeDriver != "" && host.VolumeDriver != "local":

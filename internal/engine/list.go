@@ -154,17 +154,26 @@ func (e *Engine) endpoints(v view) map[string]*netapi.EndpointSettings {
 	return map[string]*netapi.EndpointSettings{name: s}
 }
 
+// mountPoints are all mounts of a container; the image's VOLUMEs are known by their volumes.
+func (rec record) mountPoints() ([]mountPoint, error) {
+	points, err := mountPoints(rec.Config.HostConfig, rec.Config.Volumes, rec.Borrowed)
+	if err != nil {
+		return nil, err
+	}
+	for destination, use := range rec.Volumes {
+		if !slices.ContainsFunc(points, func(m mountPoint) bool { return m.Destination == destination }) {
+			points = append(points, mountPoint{Kind: mountapi.TypeVolume, Source: use.Name, Destination: destination, Options: []string{"rbind", "rprivate"}})
+		}
+	}
+	return points, nil
+}
+
 // mountPoints are a container's mounts in the API's form.
 func (e *Engine) mountPoints(rec record) []container.MountPoint {
 	list := []container.MountPoint{}
-	points, err := mountPoints(rec.Config.HostConfig, rec.Config.Volumes)
+	points, err := rec.mountPoints()
 	if err != nil {
 		return list
-	}
-	for destination, use := range rec.Volumes { // the image's VOLUMEs are known by their volumes
-		if !slices.ContainsFunc(points, func(m mountPoint) bool { return m.Destination == destination }) {
-			points = append(points, mountPoint{Kind: mountapi.TypeVolume, Source: use.Name, Destination: destination})
-		}
 	}
 	for _, m := range points {
 		p := container.MountPoint{Type: m.Kind, Source: m.Source, Destination: m.Destination, RW: !m.ReadOnly}

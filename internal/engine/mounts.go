@@ -30,11 +30,13 @@ type mountPoint struct {
 	NoCopy      bool              // of a volume: the image's content at the destination is not copied into it
 	Shallow     bool              // of a read-only mount: those below it stay writable
 	Labels      map[string]string // of a volume that is made for it
+	Borrowed    bool              // it is another container's (--volumes-from)
+	Anonymous   bool              // of a borrowed volume: nobody named it
 }
 
-// mountPoints collects -v, --mount, --tmpfs and the image's VOLUMEs. What the user asked for wins over the image; the
-// same destination twice is an error. The order is by depth, so that a parent is mounted before its children.
-func mountPoints(host *container.HostConfig, volumes map[string]struct{}) ([]mountPoint, error) {
+// mountPoints collects -v, --mount, --tmpfs, what is borrowed by --volumes-from, and the image's VOLUMEs: of several for
+// a destination, the first in this order wins; the same destination twice in the first three is an error. The order is by depth, so that a parent is mounted before its children.
+func mountPoints(host *container.HostConfig, volumes map[string]struct{}, borrowed []mountPoint) ([]mountPoint, error) {
 	byDestination := map[string]mountPoint{}
 	add := func(m mountPoint, err error) error {
 		if err != nil {
@@ -59,6 +61,11 @@ func mountPoints(host *container.HostConfig, volumes map[string]struct{}) ([]mou
 	for destination, options := range host.Tmpfs {
 		if err := add(parseTmpfs(destination, options)); err != nil {
 			return nil, err
+		}
+	}
+	for _, m := range borrowed {
+		if _, taken := byDestination[m.Destination]; !taken {
+			byDestination[m.Destination] = m
 		}
 	}
 	for volume := range volumes {

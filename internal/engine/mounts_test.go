@@ -16,7 +16,7 @@ func TestMountPoints(t *testing.T) {
 		Tmpfs:  map[string]string{"/run": "size=1m,exec"},
 		Mounts: []mount.Mount{{Type: mount.TypeBind, Source: "/etc", Target: "/host/etc", ReadOnly: true}},
 	}
-	got, err := mountPoints(host, map[string]struct{}{"/data": {}, "/var/lib": {}})
+	got, err := mountPoints(host, map[string]struct{}{"/data": {}, "/var/lib": {}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +61,7 @@ func TestMountPointsRefuse(t *testing.T) {
 		"mount tmpfs source": {Mounts: []mount.Mount{{Type: mount.TypeTmpfs, Source: "x", Target: "/b"}}},
 		"mount no target":    {Mounts: []mount.Mount{{Type: mount.TypeTmpfs}}},
 	} {
-		if _, err := mountPoints(&host, nil); !errors.Is(err, errdefs.ErrInvalidArgument) {
+		if _, err := mountPoints(&host, nil, nil); !errors.Is(err, errdefs.ErrInvalidArgument) {
 			t.Errorf("%s: got %v, want an invalid argument", name, err)
 		}
 	}

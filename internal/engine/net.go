@@ -136,7 +136,7 @@ func (c *Container) mounts(rec record, img *image.Image, endpoint *network.Endpo
 		volumes = map[string]struct{}{}
 	}
 	maps.Copy(volumes, img.Config.Config.Volumes)
-	points, err := mountPoints(rec.Config.HostConfig, volumes)
+	points, err := mountPoints(rec.Config.HostConfig, volumes, rec.Borrowed)
 	if err != nil {
 		return nil, err
 	}

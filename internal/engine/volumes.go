@@ -243,7 +243,7 @@ func (e *Engine) useVolumes(ctx context.Context, c *Container, img *image.Image,
 		if c.record.Volumes == nil {
 			c.record.Volumes = map[string]volumeUse{}
 		}
-		c.record.Volumes[m.Destination] = volumeUse{Name: v.Name, Anonymous: m.Source == ""}
+		c.record.Volumes[m.Destination] = volumeUse{Name: v.Name, Anonymous: m.Source == "" || m.Anonymous}
 		if m.NoCopy {
 			continue
 		}
