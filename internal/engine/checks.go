@@ -59,6 +59,9 @@ func checkConfig(c *Config) (warnings []string, err error) {
 	if config.ArgsEscaped {
 		warnings = append(warnings, "ArgsEscaped has no effect: command lines are lists of words here.")
 	}
+	if host.IpcMode.IsContainer() {
+		warnings = append(warnings, "Message queues, semaphores and System V shared memory are shared with container "+host.IpcMode.Container()+", but not its /dev/shm.")
+	}
 	if host.NetworkMode.IsHost() && (len(host.PortBindings) > 0 || host.PublishAllPorts) {
 		warnings = append(warnings, "Published ports are discarded when using host network mode")
 	}

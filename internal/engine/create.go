@@ -113,7 +113,7 @@ func (e *Engine) check(c *Config, img *image.Image) ([]mountPoint, []string, err
 	if err != nil {
 		return nil, nil, err
 	}
-	if _, err := logOptions(host.LogConfig, ""); err != nil {
+	if _, err := logOptions(record{ID: "check", Name: "check", Config: *c, Image: imageRef{ID: img.ID}}, ""); err != nil {
 		return nil, nil, err
 	}
 	if _, err := stopSignal(c.StopSignal, img); err != nil {
@@ -156,11 +156,18 @@ func (e *Engine) checkModes(host *container.HostConfig) error {
 	default:
 		return fmt.Errorf("network %s not found%w", mode, noText{errdefs.ErrNotFound})
 	}
-	for name, other := range map[string]string{"pid": host.PidMode.Container(), "ipc": host.IpcMode.Container()} {
-		if other != "" {
-			if _, err := e.lookup(other); err != nil {
-				return fmt.Errorf("join the %s namespace: %w", name, err)
-			}
+	if other := host.PidMode.Container(); other != "" {
+		if _, err := e.lookup(other); err != nil {
+			return fmt.Errorf("join the pid namespace: %w", err)
+		}
+	}
+	if other := host.IpcMode.Container(); other != "" {
+		donor, err := e.lookup(other)
+		if err != nil {
+			return fmt.Errorf("join the ipc namespace: %w", err)
+		}
+		if mode := donor.view().record.Config.HostConfig.IpcMode; !mode.IsShareable() && !mode.IsHost() {
+			return refuse("cannot join IPC of container %s: non-shareable IPC (hint: use IpcMode:shareable for the donor container)", other)
 		}
 	}
 	switch {

@@ -206,6 +206,8 @@ func checkOptions(in mount.Mount) error {
 	switch {
 	case !slices.Contains([]mount.Consistency{"", mount.ConsistencyDefault, mount.ConsistencyFull, mount.ConsistencyCached, mount.ConsistencyDelegated}, in.Consistency):
 		return fmt.Errorf("unknown consistency %q", in.Consistency)
+	case in.ImageOptions != nil && in.Type != mount.TypeImage:
+		return errors.New("ImageOptions are for mounts of images")
 	case in.ClusterOptions != nil:
 		return errors.New("cluster options need a swarm")
 	case in.Type == mount.TypeTmpfs && in.Source != "":
@@ -301,6 +303,18 @@ func systemMounts(shmSize int64, privileged bool) []specs.Mount {
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", fmt.Sprintf("size=%d", shmSize)}},
 	}
+}
+
+// sharedMemory gives a container the /dev/shm of its IPC mode: its own, the host's, or none.
+func sharedMemory(list []specs.Mount, mode container.IpcMode) []specs.Mount {
+	if !mode.IsNone() && !mode.IsHost() {
+		return list
+	}
+	list = slices.DeleteFunc(list, func(m specs.Mount) bool { return m.Destination == "/dev/shm" })
+	if mode.IsHost() {
+		list = append(list, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: "/dev/shm", Options: []string{"rbind", "rprivate", "nosuid", "noexec", "nodev"}})
+	}
+	return list
 }
 
 // maskedPaths and readonlyPaths are docker's: what of /proc and /sys tells too much or changes the host.

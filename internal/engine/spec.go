@@ -51,7 +51,7 @@ func buildSpec(c *container.Config, host *container.HostConfig, s start) (*specs
 		Version:     specs.Version,
 		Process:     process,
 		Root:        &specs.Root{Path: "rootfs", Readonly: host.ReadonlyRootfs},
-		Mounts:      append(systemMounts(host.ShmSize, host.Privileged), s.Mounts...),
+		Mounts:      append(sharedMemory(systemMounts(host.ShmSize, host.Privileged), host.IpcMode), s.Mounts...),
 		Linux:       linux,
 		Annotations: host.Annotations,
 	}

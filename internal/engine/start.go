@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -20,7 +19,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/image"
-	"gantry/internal/logs"
 	"gantry/internal/network"
 	"gantry/internal/shim/client"
 )
@@ -336,41 +334,9 @@ func (c *Container) outputURI(rec record) (string, error) {
 	if rec.Config.HostConfig.LogConfig.Type == "none" {
 		return "attach:", nil
 	}
-	o, err := logOptions(rec.Config.HostConfig.LogConfig, c.logPath())
+	o, err := logOptions(rec, c.logPath())
 	if err != nil {
 		return "", err
 	}
 	return o.URI(), nil
-}
-
-// logOptions reads docker's --log-driver and --log-opt.
-func logOptions(l container.LogConfig, path string) (logs.Options, error) {
-	bad := func(format string, a ...any) (logs.Options, error) {
-		return logs.Options{}, fmt.Errorf(format+"%w", append(a, noText{errdefs.ErrInvalidArgument})...)
-	}
-	o := logs.Options{Path: path, MaxFiles: 1}
-	if l.Type != "json-file" && l.Type != "none" {
-		return bad("logging driver %q is not supported: json-file and none are", l.Type)
-	}
-	for key, value := range l.Config {
-		switch key {
-		case "max-size":
-			n, err := parseSize(value)
-			if err != nil || n <= 0 {
-				return bad("log option max-size=%s: want a size such as 10m", value)
-			}
-			o.MaxSize = n
-		case "max-file":
-			n, err := strconv.Atoi(value)
-			if err != nil || n < 1 {
-				return bad("log option max-file=%s: want a number of at least 1", value)
-			}
-			o.MaxFiles = n
-		case "mode", "max-buffer-size", "labels", "labels-regex", "env", "env-regex", "tag", "compress":
-			// Output always blocks and rotated files stay plain; what is added to lines is read back by name only.
-		default:
-			return bad("unknown log opt %q for json-file log driver", key)
-		}
-	}
-	return o, nil
 }

@@ -83,7 +83,7 @@ func badRuns(t *testing.T) []badRun {
 		{"name of another's network", []string{"--network", "container:holder", "-h", "x", "toolbox", "true"}, 125, "hostname"},
 		{"processes of an unknown container", []string{"--pid", "container:nosuch", "toolbox", "true"}, 125, "nosuch"},
 		{"processes of a stopped container", []string{"--pid", "container:holder", "toolbox", "true"}, 125, "not running"},
-		{"IPC of a stopped container", []string{"--ipc", "container:holder", "toolbox", "true"}, 125, "not running"},
+		{"IPC of a container that does not share it", []string{"--ipc", "container:holder", "toolbox", "true"}, 125, "non-shareable IPC"},
 		{"invalid PID mode", []string{"--pid", "mine", "toolbox", "true"}, 125, "mode"},
 		{"invalid user namespace mode", []string{"--userns", "mine", "toolbox", "true"}, 125, "mode"},
 		{"address outside of the subnet", []string{"--ip", "203.0.113.7", "toolbox", "true"}, 125, ""},
