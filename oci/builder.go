@@ -24,7 +24,8 @@ type builder struct {
 	files  []*os.File // open until the process has started
 	root   spawn.FD   // the container's root, mounted detached
 
-	program string // what is executed, if not what process.args names: a hook
+	state   specs.State // of the container, for a filter's agent; pid 0: the plan makes its first process
+	program string      // what is executed, if not what process.args names: a hook
 }
 
 // close closes what the plan borrowed.
@@ -60,6 +61,7 @@ const (
 	slotConsole             // its other side
 	slotTree                // the console's mount
 	slotOldRoot             // the host's root, until the pivot
+	slotListener            // of a filter that asks an agent
 	slotProfile             // where the AppArmor profile is written
 	slotLabel               // where the SELinux label is written
 	slotKeyLabel            // and that of keys

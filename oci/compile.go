@@ -89,6 +89,7 @@ func (b *builder) container(o CreateOptions, entry *cgroup.Entry, fifo spawn.FD,
 		b.seal,
 		func() error { return b.identity(b.spec.Process) },
 		func() error { return b.checkProgram(b.spec.Process) },
+		func() error { return b.seccomp(beforeStart) },
 		func() error { b.awaitStart(fifo); return nil },
 		func() error { return b.execute(b.spec.Process) },
 	} {

@@ -33,7 +33,7 @@ func (c *Container) Exec(_ context.Context, process *specs.Process, stdio Stdio,
 	if err != nil {
 		return nil, fmt.Errorf("exec in container %s: %w", c.ID, ErrNotRunning)
 	}
-	b := &builder{id: c.ID, bundle: rec.Bundle, spec: &spec, files: []*os.File{first}}
+	b := &builder{id: c.ID, bundle: rec.Bundle, spec: &spec, files: []*os.File{first}, state: rec.hookState(specs.StateRunning)}
 	defer b.close()
 	group, err := cgroup.Open(rec.Cgroup)
 	if err != nil {
@@ -91,6 +91,7 @@ func (b *builder) exec(first spawn.FD, entry *cgroup.Entry, stdio Stdio, preserv
 		b.seal,
 		func() error { return b.identity(p) },
 		func() error { return b.checkProgram(p) },
+		func() error { return b.seccomp(beforeStart) },
 		func() error { return b.execute(p) },
 	} {
 		if err := part(); err != nil {

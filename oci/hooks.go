@@ -209,7 +209,7 @@ func (p *hookProcess) runIn(ctx context.Context, c *Container, rec *record) erro
 		process.Env = p.env
 	}
 	spec.Process = &process
-	b := &builder{id: c.ID, bundle: rec.Bundle, spec: &spec, program: p.path}
+	b := &builder{id: c.ID, bundle: rec.Bundle, spec: &spec, program: p.path, state: rec.hookState(specs.StateCreated)}
 	defer b.close()
 	first, err := rec.pidfd()
 	if err != nil {

@@ -98,6 +98,7 @@ func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, er
 	hooks := &hookRunner{ctx: ctx, hooks: o.Spec.Hooks, state: specs.State{
 		Version: specs.Version, ID: c.ID, Status: specs.StateCreating, Bundle: o.Bundle, Annotations: o.Spec.Annotations,
 	}}
+	b.state = hooks.state
 	if err := b.container(o, entry, fifo, hooks); err != nil {
 		return nil, err
 	}

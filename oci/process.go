@@ -12,12 +12,11 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"gantry/oci/seccomp"
 	"gantry/spawn"
 )
 
 // identity makes the process who it shall be: limits, user, capabilities, directory. The order is the kernel's: what
-// needs a privilege comes before it goes. Of the filter's two places see seccomp.
+// needs a privilege comes before it goes.
 func (b *builder) identity(p *specs.Process) error {
 	b.takeLabels()
 	if err := b.rlimits(p.Rlimits); err != nil {
@@ -38,10 +37,8 @@ func (b *builder) identity(p *specs.Process) error {
 	b.boundingSet(caps)
 	b.user(p.User)
 	b.enterDirectory(p.Cwd)
-	if !p.NoNewPrivileges {
-		if err := b.seccomp(); err != nil {
-			return err
-		}
+	if err := b.seccomp(withPrivilege); err != nil {
+		return err
 	}
 	b.capabilities(caps)
 	return nil
@@ -221,24 +218,6 @@ func amount(n uint64) string {
 	return fmt.Sprint(n)
 }
 
-// seccomp installs the filter; see seccomp(2).
-func (b *builder) seccomp() error {
-	profile := b.spec.Linux.Seccomp
-	if profile == nil {
-		return nil
-	}
-	if profile.ListenerPath != "" {
-		return fmt.Errorf("config.json: linux.seccomp.listenerPath: notifying an agent is not supported")
-	}
-	program, err := seccomp.Compile(profile)
-	if err != nil {
-		return fmt.Errorf("config.json: linux.seccomp: %w", err)
-	}
-	const setModeFilter = 1
-	b.add("filter system calls", unix.SYS_SECCOMP, spawn.Flags(setModeFilter, "SECCOMP_SET_MODE_FILTER"), spawn.Int(int(program.Flags)), spawn.Filter(program.Filter))
-	return nil
-}
-
 // candidates are the paths that a program's name may stand for: itself, or in each directory of PATH.
 func (b *builder) candidates(p *specs.Process) []string {
 	name := p.Args[0]
@@ -284,12 +263,10 @@ func (b *builder) checkProgram(p *specs.Process) error {
 	return nil
 }
 
-// execute replaces the process by the program. With no_new_privs the filter comes last, so that it need not allow our own steps.
+// execute replaces the process by the program.
 func (b *builder) execute(p *specs.Process) error {
-	if p.NoNewPrivileges {
-		if err := b.seccomp(); err != nil {
-			return err
-		}
+	if err := b.seccomp(beforeExecve); err != nil {
+		return err
 	}
 	argv, env := spawn.Strs(p.Args), spawn.Strs(p.Env)
 	list := b.candidates(p)

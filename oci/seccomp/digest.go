@@ -17,6 +17,11 @@ func digest(p *specs.LinuxSeccomp) [32]byte {
 	for _, a := range p.Architectures {
 		w.text(string(a))
 	}
+	if p.Flags == nil { // which is not the same as none
+		w.number(0)
+	} else {
+		w.number(1)
+	}
 	w.number(uint64(len(p.Flags)))
 	for _, f := range p.Flags {
 		w.text(string(f))

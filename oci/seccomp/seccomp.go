@@ -20,6 +20,9 @@ type Program struct {
 	Flags uint
 }
 
+// Notifies tells that the filter asks an agent.
+func (p *Program) Notifies() bool { return p.Flags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 }
+
 // maxCached bounds the memory of the cache; past it, everything is forgotten and compiled anew.
 const maxCached = 64
 
@@ -143,7 +146,7 @@ func (p *parsed) entry(call specs.LinuxSyscall) (named, error) {
 	if act == unix.SECCOMP_RET_USER_NOTIF {
 		p.notifies = true
 		if slices.Contains(call.Names, "write") {
-			return named{}, fmt.Errorf("%s cannot be used for write, by which the listener is handed over", call.Action)
+			return named{}, fmt.Errorf("%s cannot be used for the write syscall, by which the listener is handed over", call.Action)
 		}
 	}
 	all := make([]condition, 0, len(call.Args))
@@ -244,6 +247,9 @@ func (p *parsed) flags(names []specs.LinuxSeccompFlag) (uint, error) {
 	var flags uint
 	if p.notifies {
 		flags |= unix.SECCOMP_FILTER_FLAG_NEW_LISTENER
+	}
+	if names == nil { // as runc has it: mitigations of speculation are not for whoever has a filter
+		flags |= unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW
 	}
 	for _, name := range names {
 		switch name {

@@ -322,16 +322,16 @@ func TestRefused(t *testing.T) {
 		many.Args = append(many.Args, specs.LinuxSeccompArg{Value: i << 20, Op: specs.OpEqualTo})
 	}
 	for want, p := range map[string]*specs.LinuxSeccomp{
-		"there is none":            nil,
-		`unknown action ""`:        {},
-		"for single system calls":  {DefaultAction: specs.ActNotify},
-		`architecture "SCMP_X"`:    {DefaultAction: specs.ActAllow, Architectures: []specs.Arch{"SCMP_X"}},
-		`unknown flag "X"`:         {DefaultAction: specs.ActAllow, Flags: []specs.LinuxSeccompFlag{"X"}},
-		"a name is missing":        call(specs.LinuxSyscall{Action: specs.ActErrno}),
-		`unknown action "X"`:       call(specs.LinuxSyscall{Names: []string{"read"}, Action: "X"}),
-		"larger than 4095":         call(specs.LinuxSyscall{Names: []string{"read"}, Action: specs.ActErrno, ErrnoRet: &large}),
-		"has no errno":             call(specs.LinuxSyscall{Names: []string{"read"}, Action: specs.ActAllow, ErrnoRet: &errno}),
-		"cannot be used for write": call(specs.LinuxSyscall{Names: []string{"write"}, Action: specs.ActNotify}),
+		"there is none":           nil,
+		`unknown action ""`:       {},
+		"for single system calls": {DefaultAction: specs.ActNotify},
+		`architecture "SCMP_X"`:   {DefaultAction: specs.ActAllow, Architectures: []specs.Arch{"SCMP_X"}},
+		`unknown flag "X"`:        {DefaultAction: specs.ActAllow, Flags: []specs.LinuxSeccompFlag{"X"}},
+		"a name is missing":       call(specs.LinuxSyscall{Action: specs.ActErrno}),
+		`unknown action "X"`:      call(specs.LinuxSyscall{Names: []string{"read"}, Action: "X"}),
+		"larger than 4095":        call(specs.LinuxSyscall{Names: []string{"read"}, Action: specs.ActErrno, ErrnoRet: &large}),
+		"has no errno":            call(specs.LinuxSyscall{Names: []string{"read"}, Action: specs.ActAllow, ErrnoRet: &errno}),
+		"SCMP_ACT_NOTIFY cannot be used for the write syscall": call(specs.LinuxSyscall{Names: []string{"write"}, Action: specs.ActNotify}),
 		"argument 6": call(specs.LinuxSyscall{
 			Names: []string{"read"}, Action: specs.ActErrno,
 			Args: []specs.LinuxSeccompArg{{Index: 6, Op: specs.OpEqualTo}},
@@ -355,9 +355,10 @@ func TestFlags(t *testing.T) {
 		p    specs.LinuxSeccomp
 		want uint
 	}{
-		{specs.LinuxSeccomp{}, 0},
+		{specs.LinuxSeccomp{}, unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW}, // runc's default
+		{specs.LinuxSeccomp{Flags: every[:0]}, 0},
 		{specs.LinuxSeccomp{Flags: every}, unix.SECCOMP_FILTER_FLAG_LOG | unix.SECCOMP_FILTER_FLAG_SPEC_ALLOW},
-		{specs.LinuxSeccomp{Syscalls: notify}, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER},
+		{specs.LinuxSeccomp{Flags: every[:0], Syscalls: notify}, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER},
 		{specs.LinuxSeccomp{Flags: every[3:], Syscalls: notify}, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER | unix.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV},
 	} {
 		c.p.DefaultAction = specs.ActAllow

@@ -2,8 +2,11 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"runtime"
+	"strconv"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -39,4 +42,31 @@ func attributes() map[string]string {
 		}
 	}
 	return out
+}
+
+// callPersonality calls personality(2) from a thread that is not the first one, and tells what became of it.
+func callPersonality() {
+	n, _ := strconv.ParseUint(os.Args[2], 0, 64)
+	tid, answer := make(chan int), make(chan syscall.Errno, 1)
+	go func() {
+		runtime.LockOSThread()
+		tid <- unix.Gettid()
+		_, _, errno := syscall.RawSyscall(unix.SYS_PERSONALITY, uintptr(n), 0, 0)
+		answer <- errno
+		select {} // the thread stays
+	}()
+	thread := fmt.Sprintf("/proc/self/task/%d", <-tid)
+	for range 1000 {
+		select {
+		case errno := <-answer:
+			fmt.Println(int(errno))
+			return
+		case <-time.After(5 * time.Millisecond):
+		}
+		if _, err := os.Stat(thread); err != nil {
+			fmt.Println("thread killed")
+			return
+		}
+	}
+	fmt.Println("no answer")
 }

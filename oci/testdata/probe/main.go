@@ -8,11 +8,18 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 )
+
+func init() {
+	if len(os.Args) > 1 && os.Args[1] == "personality" {
+		runtime.LockOSThread() // the first thread stays ours
+	}
+}
 
 func main() {
 	if len(os.Args) < 2 {
@@ -75,6 +82,8 @@ func main() {
 		fmt.Println(os.Args[2])
 		code, _ := strconv.Atoi(os.Args[3])
 		os.Exit(code)
+	case "personality": // personality N: the errno of the call with N, of a thread of its own
+		callPersonality()
 	case "unshare":
 		_, _, errno := syscall.RawSyscall(syscall.SYS_UNSHARE, syscall.CLONE_NEWUSER, 0, 0)
 		fmt.Println(errno)

@@ -1,0 +1,115 @@
+package oci
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/go-json-experiment/json"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"gantry/oci/seccomp"
+	"gantry/spawn"
+)
+
+// filter compiles linux.seccomp; nil if it asks for nothing.
+func (b *builder) filter() (*seccomp.Program, error) {
+	profile := b.spec.Linux.Seccomp
+	if profile == nil || profile.DefaultAction == "" && len(profile.Syscalls) == 0 {
+		return nil, nil
+	}
+	if profile.ListenerMetadata != "" && profile.ListenerPath == "" {
+		return nil, errors.New("config.json: linux.seccomp.listenerMetadata is set, but not linux.seccomp.listenerPath")
+	}
+	program, err := seccomp.Compile(profile)
+	if err != nil {
+		return nil, fmt.Errorf("config.json: linux.seccomp: %w", err)
+	}
+	if program.Notifies() && profile.ListenerPath == "" {
+		return nil, errors.New("config.json: linux.seccomp.listenerPath must be set for SCMP_ACT_NOTIFY")
+	}
+	return program, nil
+}
+
+// moment is where in a plan the filter may be installed.
+type moment int
+
+const (
+	withPrivilege moment = iota // before capabilities go: without no_new_privs a filter needs CAP_SYS_ADMIN
+	beforeStart                 // as long as somebody is there to take the listener
+	beforeExecve                // so that the profile need not allow the runtime's own calls
+)
+
+// seccomp installs the filter if this is its moment; see seccomp(2).
+func (b *builder) seccomp(now moment) error {
+	program, err := b.filter()
+	if program == nil || err != nil {
+		return err
+	}
+	when := withPrivilege
+	if b.spec.Process.NoNewPrivileges {
+		when = beforeExecve
+		if program.Notifies() {
+			when = beforeStart
+		}
+	}
+	if when != now {
+		return nil
+	}
+	const setModeFilter = 1
+	s := b.add("filter system calls", unix.SYS_SECCOMP, spawn.Flags(setModeFilter, "SECCOMP_SET_MODE_FILTER"), spawn.Int(int(program.Flags)), spawn.Filter(program.Filter))
+	if !program.Notifies() {
+		return nil
+	}
+	s.Result = slotListener
+	b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: "hand the filter's listener to its agent", Pass: slotListener, Sync: b.passListener})
+	b.add("close the listener", unix.SYS_CLOSE, spawn.Of(slotListener))
+	return nil
+}
+
+// passListener sends the new filter's listener to the agent. What the process calls from now on, the agent answers.
+func (b *builder) passListener(child *spawn.Process) error {
+	fd, err := unix.PidfdGetfd(int(child.Pidfd.Fd()), child.Passed, 0)
+	if err != nil {
+		return fmt.Errorf("take the listener: %w", err)
+	}
+	listener := os.NewFile(uintptr(fd), "listener")
+	defer listener.Close()
+	profile := b.spec.Linux.Seccomp
+	state := b.state
+	if state.Pid == 0 { // the container's first process
+		state.Pid = child.Pid
+	}
+	text, err := json.Marshal(&specs.ContainerProcessState{
+		Version: specs.Version, Fds: []string{specs.SeccompFdName}, Pid: child.Pid, Metadata: profile.ListenerMetadata, State: state,
+	}, lenient)
+	if err != nil {
+		return err
+	}
+	return sendTo(profile.ListenerPath, text, listener)
+}
+
+// sendTo sends a message with a descriptor over a connection of its own ("The Container Process State").
+func sendTo(path string, message []byte, f *os.File) error {
+	socket, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("make a socket: %w", err)
+	}
+	defer unix.Close(socket)
+	if err := unix.Connect(socket, &unix.SockaddrUnix{Name: path}); err != nil {
+		return fmt.Errorf("failed to connect with seccomp agent %s: %w", path, err) // as runc says it
+	}
+	rights := unix.UnixRights(int(f.Fd()))
+	for len(message) > 0 {
+		n, err := unix.SendmsgN(socket, message, rights, nil, unix.MSG_NOSIGNAL)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("send to the seccomp agent %s: %w", path, err)
+		}
+		message, rights = message[n:], nil
+	}
+	return nil
+}
