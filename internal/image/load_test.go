@@ -21,7 +21,7 @@ import (
 )
 
 // dockerArchive is what "docker save" of old wrote: one image of these names and layers.
-func dockerArchive(t *testing.T, names []string, layers ...[]byte) []byte {
+func dockerArchive(t testing.TB, names []string, layers ...[]byte) []byte {
 	t.Helper()
 	config := ocispec.Image{Platform: here, RootFS: ocispec.RootFS{Type: "layers"}}
 	entries := []entry{}
@@ -37,7 +37,7 @@ func dockerArchive(t *testing.T, names []string, layers ...[]byte) []byte {
 }
 
 // layout is an OCI archive of what a registry has under an index of these manifests.
-func layout(t *testing.T, r *registry, index ocispec.Index) []byte {
+func layout(t testing.TB, r *registry, index ocispec.Index) []byte {
 	t.Helper()
 	entries := []entry{file("oci-layout", `{"imageLayoutVersion":"1.0.0"}`), file("index.json", jsonOf(t, index))}
 	for d, text := range r.blobs {
@@ -46,7 +46,7 @@ func layout(t *testing.T, r *registry, index ocispec.Index) []byte {
 	return tarOf(t, entries...)
 }
 
-func jsonOf(t *testing.T, v any) string {
+func jsonOf(t testing.TB, v any) string {
 	t.Helper()
 	text, err := json.Marshal(v)
 	if err != nil {
@@ -56,7 +56,7 @@ func jsonOf(t *testing.T, v any) string {
 }
 
 // nothingLeft checks that a failed load left no blob, layer, name or unfinished work.
-func nothingLeft(t *testing.T, s *Store) {
+func nothingLeft(t testing.TB, s *Store) {
 	t.Helper()
 	ctx := inNamespace(context.Background())
 	if open, err := s.content.ListStatuses(ctx); err != nil || len(open) != 0 {
@@ -145,7 +145,7 @@ func TestLoad(t *testing.T) {
 }
 
 // dockerArchiveOf is an archive of "app:1" whose layers are compressed.
-func dockerArchiveOf(t *testing.T, compress func(*testing.T, []byte) []byte, layers ...[]byte) []byte {
+func dockerArchiveOf(t testing.TB, compress func(testing.TB, []byte) []byte, layers ...[]byte) []byte {
 	t.Helper()
 	plain := dockerArchive(t, []string{"app:1"}, layers...)
 	var entries []entry

@@ -130,7 +130,7 @@ func TestPullRefuses(t *testing.T) {
 	}
 }
 
-func decode(t *testing.T, text []byte, v any) {
+func decode(t testing.TB, text []byte, v any) {
 	t.Helper()
 	if err := json.Unmarshal(text, v); err != nil {
 		t.Fatal(err)

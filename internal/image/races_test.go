@@ -21,7 +21,7 @@ import (
 )
 
 // unfinished lists what is in the layers' directory but no layer: what was begun and not finished.
-func unfinished(t *testing.T, s *Store) []string {
+func unfinished(t testing.TB, s *Store) []string {
 	t.Helper()
 	list, err := filepath.Glob(filepath.Join(s.layers.dir, "tmp-*"))
 	if err != nil {

@@ -30,7 +30,7 @@ type registry struct {
 	gets map[string]int // by path
 }
 
-func newRegistry(t *testing.T) *registry {
+func newRegistry(t testing.TB) *registry {
 	t.Helper()
 	r := &registry{blobs: map[digest.Digest][]byte{}, tags: map[string]ocispec.Descriptor{}, gets: map[string]int{}}
 	r.Server = httptest.NewServer(http.HandlerFunc(r.serve))
@@ -89,7 +89,7 @@ func (r *registry) put(mediaType string, text []byte) ocispec.Descriptor {
 	return d
 }
 
-func (r *registry) putJSON(t *testing.T, mediaType string, v any) ocispec.Descriptor {
+func (r *registry) putJSON(t testing.TB, mediaType string, v any) ocispec.Descriptor {
 	t.Helper()
 	text, err := json.Marshal(v)
 	if err != nil {
@@ -105,7 +105,7 @@ func (r *registry) tag(name string, d ocispec.Descriptor) {
 }
 
 // build stores an image of gzip layers made of these tar streams, and returns its manifest.
-func (r *registry) build(t *testing.T, platform ocispec.Platform, layers ...[]byte) ocispec.Descriptor {
+func (r *registry) build(t testing.TB, platform ocispec.Platform, layers ...[]byte) ocispec.Descriptor {
 	t.Helper()
 	config := ocispec.Image{Platform: platform, Config: ocispec.ImageConfig{Cmd: []string{"/bin/sh"}}, RootFS: ocispec.RootFS{Type: "layers"}}
 	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
@@ -119,13 +119,13 @@ func (r *registry) build(t *testing.T, platform ocispec.Platform, layers ...[]by
 	return d
 }
 
-func (r *registry) index(t *testing.T, manifests ...ocispec.Descriptor) ocispec.Descriptor {
+func (r *registry) index(t testing.TB, manifests ...ocispec.Descriptor) ocispec.Descriptor {
 	t.Helper()
 	i := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: manifests}
 	return r.putJSON(t, i.MediaType, i)
 }
 
-func gzipped(t *testing.T, plain []byte) []byte {
+func gzipped(t testing.TB, plain []byte) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)
@@ -156,7 +156,7 @@ func link(kind byte, name, target string) entry {
 	return entry{tar.Header{Name: name, Typeflag: kind, Mode: 0o777, Linkname: target}, ""}
 }
 
-func tarOf(t *testing.T, entries ...entry) []byte {
+func tarOf(t testing.TB, entries ...entry) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
@@ -174,7 +174,7 @@ func tarOf(t *testing.T, entries ...entry) []byte {
 	return b.Bytes()
 }
 
-func newStore(t *testing.T, o Options) *Store {
+func newStore(t testing.TB, o Options) *Store {
 	t.Helper()
 	if o.Root == "" {
 		o.Root = t.TempDir()

@@ -71,7 +71,7 @@ func TestEvilTars(t *testing.T) {
 }
 
 // sparse is an entry of GNU's old sparse format: a file of a size of which the stream holds nothing.
-func sparse(t *testing.T, name string, size int64) []byte {
+func sparse(t testing.TB, name string, size int64) []byte {
 	t.Helper()
 	block := tarOf(t, entry{tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Format: tar.FormatGNU}, ""})[:512]
 	block[156] = tar.TypeGNUSparse
