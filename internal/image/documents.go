@@ -56,14 +56,29 @@ func (s *Store) diffIDs(ctx context.Context, m *ocispec.Manifest) ([]digest.Dige
 	return config.RootFS.DiffIDs, checkLayers(m, config.RootFS.DiffIDs)
 }
 
-// stored gives a consumer a blob that is here, verified.
+// stored gives a consumer a blob that is here, verified. One that is not what it was is errdefs.ErrDataLoss.
 func (s *Store) stored(ctx context.Context, desc ocispec.Descriptor, consume func(io.Reader) error) error {
 	ra, err := s.content.ReaderAt(ctx, desc)
 	if err != nil {
-		return err
+		return lost(err)
 	}
 	blob := &verified{r: content.NewReader(ra), desc: desc, hash: desc.Digest.Algorithm().Digester()}
-	return errors.Join(blob.blame(ctx, consume(blob)), ra.Close())
+	err = blob.blame(ctx, consume(blob))
+	if blob.err != nil {
+		err = fmt.Errorf("the blob is damaged here: %w: %w", err, errdefs.ErrDataLoss)
+	}
+	return errors.Join(err, ra.Close())
+}
+
+// drop removes a damaged blob, of which the metadata alone would say that it is here.
+func (s *Store) drop(ctx context.Context, d digest.Digest) error {
+	if err := s.content.Delete(ctx, d); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("drop damaged blob %s: %w", d, err)
+	}
+	if err := s.backend.Delete(ctx, d); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("drop damaged blob %s: %w", d, err)
+	}
+	return nil
 }
 
 // keep makes a blob safe from collection while the lease of ctx lasts, and tells whether it is here.

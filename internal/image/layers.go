@@ -36,7 +36,10 @@ type layer struct {
 }
 
 func openLayers(dir string, o Options) (*layers, error) {
-	if err := os.MkdirAll(dir, 0o711); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open layers: %w", err)
+	}
+	if err := os.Chmod(dir, 0o700); err != nil { // set-user-ID files and devices of images are in there
 		return nil, fmt.Errorf("open layers: %w", err)
 	}
 	l := &layers{dir: dir, bytes: o.MaxLayerBytes, entries: o.MaxLayerEntries, known: map[digest.Digest]layer{}}
@@ -238,6 +241,9 @@ func (b *bounded) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// maxWindow bounds the memory of unpacking zstd: what the zstd program takes too, unless it is told to take more.
+const maxWindow = 128 << 20
+
 // decompress recognises gzip, zstd and plain tar by their first bytes.
 func decompress(r io.Reader) (io.ReadCloser, error) {
 	magic := make([]byte, 4)
@@ -254,7 +260,7 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 		}
 		return z, nil
 	case n == 4 && magic[0] == 0x28 && magic[1] == 0xb5 && magic[2] == 0x2f && magic[3] == 0xfd:
-		z, err := zstd.NewReader(whole, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(1<<30))
+		z, err := zstd.NewReader(whole, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
 			return nil, fmt.Errorf("decompress: %w", err)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
@@ -153,13 +154,28 @@ func (p *pull) document(ctx context.Context, desc ocispec.Descriptor, limit int6
 	return nil
 }
 
-// transfer fetches a blob into the content store, verified, while consume reads it. A blob that is here is read from there.
+// transfer fetches a blob into the content store, verified, while consume reads it. A blob that is here is read from
+// there; if it is damaged, it is fetched again, and consume called again.
 func (p *pull) transfer(ctx context.Context, desc ocispec.Descriptor, consume func(io.Reader) error) error {
+	err := p.fetch(ctx, desc, consume)
+	if !errdefs.IsAlreadyExists(err) {
+		return err
+	}
+	err = p.store.stored(ctx, desc, consume)
+	if !errdefs.IsDataLoss(err) {
+		return err
+	}
+	slog.Warn("a damaged blob is fetched again", "blob", desc.Digest, "error", err)
+	if err := p.store.drop(ctx, desc.Digest); err != nil {
+		return err
+	}
+	return p.fetch(ctx, desc, consume)
+}
+
+// fetch is transfer for a blob that is not here: errdefs.ErrAlreadyExists if it is.
+func (p *pull) fetch(ctx context.Context, desc ocispec.Descriptor, consume func(io.Reader) error) error {
 	store := p.store.content
 	w, err := content.OpenWriter(ctx, store, content.WithRef("fetch-"+desc.Digest.String()), content.WithDescriptor(desc))
-	if errdefs.IsAlreadyExists(err) {
-		return p.store.stored(ctx, desc, consume)
-	}
 	if err != nil {
 		return err
 	}

@@ -27,6 +27,7 @@ type Store struct {
 	bolt    *bbolt.DB
 	db      *metadata.DB
 	content content.Store
+	backend content.Store // what content keeps its blobs in
 	names   images.Store
 	leases  leases.Manager
 	layers  *layers
@@ -69,7 +70,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)
 	}
-	s := &Store{o: o, index: map[string]images.Image{}, resolved: map[resolveKey]*Image{}, holds: map[string]*Image{}, pins: map[digest.Digest]int{}}
+	s := &Store{o: o, backend: blobs, index: map[string]images.Image{}, resolved: map[resolveKey]*Image{}, holds: map[string]*Image{}, pins: map[digest.Digest]int{}}
 	if s.bolt, err = bbolt.Open(filepath.Join(o.Root, "metadata.db"), 0o600, &bbolt.Options{Timeout: time.Second}); err != nil {
 		return nil, fmt.Errorf("open image metadata: %w (is another engine using this root?)", err)
 	}
