@@ -199,6 +199,10 @@ func (e *Engine) TagImage(ctx context.Context, ref, name string) error {
 // not, keep it: then force is needed, and the image stays until they are gone.
 func (e *Engine) RemoveImage(ctx context.Context, ref string, force, _ bool) ([]imageapi.DeleteResponse, error) {
 	img, err := e.image(ctx, ref, nil)
+	if errdefs.IsDataLoss(err) { // what is damaged can still be removed
+		img = &image.Image{}
+		img.ID, err = e.images.ID(ref)
+	}
 	if err != nil {
 		return nil, err
 	}

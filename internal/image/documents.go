@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -177,14 +178,11 @@ func (s *Store) addLayers(ctx context.Context, desc ocispec.Descriptor, ids map[
 		if err := s.document(ctx, desc, maxManifest, &index); err != nil {
 			return lost(err)
 		}
-		info, err := s.content.Info(ctx, desc.Digest)
+		whole, err := s.whole(ctx, desc, index.Manifests)
 		if err != nil {
-			return lost(err)
+			return err
 		}
-		for _, child := range withoutAttestations(index.Manifests) {
-			if info.Labels[refLabel(child.Digest)] == "" {
-				continue
-			}
+		for _, child := range whole {
 			if err := s.addLayers(ctx, child, ids); err != nil {
 				return err
 			}
@@ -205,6 +203,19 @@ func (s *Store) addLayers(ctx context.Context, desc ocispec.Descriptor, ids map[
 	return lost(err)
 }
 
+// whole are the images of an index that were pulled whole: it refers to no others.
+func (s *Store) whole(ctx context.Context, index ocispec.Descriptor, list []ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+	info, err := s.content.Info(ctx, index.Digest)
+	if err != nil {
+		return nil, lost(err)
+	}
+	known := map[string]bool{}
+	for key, value := range info.Labels {
+		known[value] = known[value] || strings.HasPrefix(key, refPrefix)
+	}
+	return slices.DeleteFunc(withoutAttestations(list), func(d ocispec.Descriptor) bool { return !known[d.Digest.String()] }), nil
+}
+
 // lost tells that what is not there should be.
 func lost(err error) error {
 	if errdefs.IsNotFound(err) {
@@ -220,9 +231,11 @@ func ignoreMissing(err error) error {
 	return err
 }
 
+const refPrefix = "containerd.io/gc.ref.content."
+
 // refLabel is the label by which a document refers to a blob, for the garbage collector.
 func refLabel(d digest.Digest) string {
-	return "containerd.io/gc.ref.content." + strings.ReplaceAll(d.String(), ":", ".")
+	return refPrefix + strings.ReplaceAll(d.String(), ":", ".")
 }
 
 // label tells the garbage collector that a document refers to these blobs, beside those of which it was told before:

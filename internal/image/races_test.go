@@ -226,6 +226,26 @@ func TestHoldRemoved(t *testing.T) {
 	}
 }
 
+// TestGetRemoved: an image that is removed while it is read was removed, not damaged.
+func TestGetRemoved(t *testing.T) {
+	ctx, r, s := context.Background(), newRegistry(t), newStore(t, Options{})
+	r.tag("app:1", r.build(t, here, tarOf(t, file("a", "x"))))
+	img, err := s.Pull(ctx, r.host()+"/app:1", PullOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	target, err := s.find(img.ID.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Remove(ctx, img.ID.String(), false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.resolve(ctx, target, nil); !errdefs.IsNotFound(err) || errdefs.IsDataLoss(err) {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestCollectDuringPulls: the collector takes nothing that a pull counts on, and all that nobody needs.
 func TestCollectDuringPulls(t *testing.T) {
 	ctx, r, s := context.Background(), newRegistry(t), newStore(t, Options{})

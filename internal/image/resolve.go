@@ -30,6 +30,12 @@ func (s *Store) Get(ctx context.Context, refOrID string, platform *ocispec.Platf
 	return s.resolve(ctx, target, platform)
 }
 
+// ID is the ID of the image that Get would resolve, damaged or not.
+func (s *Store) ID(refOrID string) (digest.Digest, error) {
+	target, err := s.find(refOrID)
+	return target.Digest, err
+}
+
 // find looks a target up: by ID, by name, by prefix of an ID, in this order.
 func (s *Store) find(ref string) (ocispec.Descriptor, error) {
 	s.mu.Lock()
@@ -120,6 +126,9 @@ func (s *Store) resolve(ctx context.Context, target ocispec.Descriptor, platform
 		return img, nil
 	}
 	img, err := s.read(inNamespace(ctx), target, platform)
+	if errdefs.IsDataLoss(err) && s.namesOf(target.Digest) == 0 {
+		return nil, fmt.Errorf("image %s was removed: %w", target.Digest, errdefs.ErrNotFound)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -163,11 +172,11 @@ func (s *Store) read(ctx context.Context, target ocispec.Descriptor, platform *o
 	}
 	var manifest ocispec.Manifest
 	if err := s.document(ctx, desc, maxManifest, &manifest); err != nil {
-		return nil, fmt.Errorf("read manifest: %w", err)
+		return nil, fmt.Errorf("read manifest: %w", lost(err))
 	}
 	img := &Image{ID: target.Digest, Manifest: desc}
 	if err := s.document(ctx, manifest.Config, maxConfig, &img.Config); err != nil {
-		return nil, fmt.Errorf("read image configuration: %w", err)
+		return nil, fmt.Errorf("read image configuration: %w", lost(err))
 	}
 	img.Layers = img.Config.RootFS.DiffIDs
 	if err := checkLayers(&manifest, img.Layers); err != nil {
@@ -196,13 +205,13 @@ func (s *Store) choose(ctx context.Context, target ocispec.Descriptor, platform 
 	}
 	var index ocispec.Index
 	if err := s.document(ctx, target, maxManifest, &index); err != nil {
-		return target, fmt.Errorf("read index: %w", err)
+		return target, fmt.Errorf("read index: %w", lost(err))
 	}
-	present := slices.DeleteFunc(slices.Clone(index.Manifests), func(d ocispec.Descriptor) bool {
-		_, err := s.content.Info(ctx, d.Digest)
-		return err != nil || !images.IsManifestType(d.MediaType) || isAttestation(d)
-	})
-	return best(target, present, platform)
+	present, err := s.whole(ctx, target, index.Manifests)
+	if err != nil {
+		return target, err
+	}
+	return best(target, slices.DeleteFunc(present, func(d ocispec.Descriptor) bool { return !images.IsManifestType(d.MediaType) }), platform)
 }
 
 // isAttestation tells BuildKit's statements about an image, which are no images.

@@ -310,6 +310,15 @@ func TestDamagedStore(t *testing.T) {
 				s.mu.Lock()
 				s.forget()
 				s.mu.Unlock()
+				if _, err := s.Get(ctx, ref, nil); !errdefs.IsNotFound(err) { // its name has the registry in it
+					t.Errorf("get by another name: %v", err)
+				}
+				if _, err := s.Get(ctx, r.host()+"/"+ref+":1", nil); !errdefs.IsDataLoss(err) {
+					t.Errorf("get: %v", err)
+				}
+				if id, err := s.ID(r.host() + "/" + ref + ":1"); id != bad.ID {
+					t.Errorf("id %s, %v", id, err)
+				}
 				if list, err := s.List(ctx); err != nil || len(list) != 1 || list[0].ID != good.ID {
 					t.Errorf("list: %v, %v", list, err)
 				}
