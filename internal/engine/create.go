@@ -27,6 +27,7 @@ func (e *Engine) CreateContainer(ctx context.Context, r CreateRequest) (containe
 	if err != nil {
 		return container.CreateResponse{}, err
 	}
+	r.Config.Labels = under(img.Config.Config.Labels, r.Config.Labels)
 	points, warnings, err := e.check(&r.Config, img)
 	if errdefs.IsNotFound(err) { // 404 is for the image: clients pull it and ask again
 		err = refuse("%v", err)
@@ -81,6 +82,16 @@ func normalize(c *Config) {
 	if host.CgroupnsMode == "" {
 		host.CgroupnsMode = container.CgroupnsModePrivate
 	}
+}
+
+// under are the entries of both, where those of upper win; nil if there are none.
+func under[V any](lower, upper map[string]V) map[string]V {
+	if len(lower) == 0 {
+		return upper
+	}
+	all := maps.Clone(lower)
+	maps.Copy(all, upper)
+	return all
 }
 
 func (e *Engine) imageFor(ctx context.Context, r CreateRequest) (*image.Image, error) {

@@ -35,33 +35,39 @@ func (c *Container) watch(ctx context.Context, r *run) {
 func (c *Container) awaitExit(ctx context.Context) (lastRun, error) {
 	lost := lastRun{Finished: time.Now().UTC(), ExitCode: unknownStatus, Error: "the supervisor was lost: exit status unknown"}
 	for attempt := 0; ; attempt++ {
-		shim, err := c.engine.supervisor(ctx)
-		if err != nil {
-			return lost, err
-		}
-		response, err := shim.Task.Wait(ctx, &task.WaitRequest{ID: c.ID})
-		err = native(err)
+		last, err := c.askExit(ctx)
 		switch {
 		case err == nil:
-			last := lastRun{ExitCode: int(response.ExitStatus), Finished: time.Now().UTC()}
-			if response.ExitedAt.IsValid() && response.ExitedAt.AsTime().Unix() > 0 {
-				last.Finished = response.ExitedAt.AsTime()
-			}
-			if exit, err := shim.Exit(ctx, c.ID, ""); err == nil {
-				last.OOMKilled = exit.OOMKilled
-			}
 			return last, nil
 		case ctx.Err() != nil:
 			return lost, ctx.Err()
 		case errdefs.IsNotFound(err), attempt == 100:
 			return lost, err
 		}
-		select { // the connection broke
-		case <-shim.Closed():
+		select { // the connection broke, or could not be made on a busy machine
 		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
 		}
 	}
+}
+
+func (c *Container) askExit(ctx context.Context) (lastRun, error) {
+	shim, err := c.engine.supervisor(ctx)
+	if err != nil {
+		return lastRun{}, err
+	}
+	response, err := shim.Task.Wait(ctx, &task.WaitRequest{ID: c.ID})
+	if err != nil {
+		return lastRun{}, native(err)
+	}
+	last := lastRun{ExitCode: int(response.ExitStatus), Finished: time.Now().UTC()}
+	if response.ExitedAt.IsValid() && response.ExitedAt.AsTime().Unix() > 0 {
+		last.Finished = response.ExitedAt.AsTime()
+	}
+	if exit, err := shim.Exit(ctx, c.ID, ""); err == nil {
+		last.OOMKilled = exit.OOMKilled
+	}
+	return last, nil
 }
 
 // ended records an exit, tells who waits, cleans up and does what the restart policy says. op is held.

@@ -1,11 +1,15 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/moby/moby/api/types/container"
 	netapi "github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/storage"
@@ -25,7 +29,7 @@ func (e *Engine) InspectContainer(ctx context.Context, id string, size bool) (*c
 		ID: c.ID, Created: rec.Created.Format(time.RFC3339Nano), State: inspectState(v), Image: rec.Image.ID.String(),
 		ResolvConfPath: filepath.Join(c.dir(), "resolv.conf"), HostnamePath: filepath.Join(c.dir(), "hostname"), HostsPath: filepath.Join(c.dir(), "hosts"),
 		Name: "/" + rec.Name, RestartCount: rec.Last.Restarts, Driver: "overlay2", Platform: "linux", ExecIDs: v.execs,
-		HostConfig: rec.Config.HostConfig, Config: inspectConfig(c, rec), Mounts: e.mountPoints(rec), ImageManifestDescriptor: &manifest,
+		HostConfig: rec.Config.HostConfig, Config: e.inspectConfig(ctx, c, rec), Mounts: e.mountPoints(rec), ImageManifestDescriptor: &manifest,
 		GraphDriver: &storage.DriverData{Name: "overlay2", Data: map[string]string{
 			"UpperDir": filepath.Join(c.dir(), "upper"), "WorkDir": filepath.Join(c.dir(), "work"),
 		}},
@@ -49,9 +53,13 @@ func (e *Engine) InspectContainer(ctx context.Context, id string, size bool) (*c
 	return r, nil
 }
 
-// inspectConfig is the request's configuration with the host name that the container has.
-func inspectConfig(c *Container, rec record) *container.Config {
+// inspectConfig is the request's configuration with the host name that the container has and what it has of its image.
+func (e *Engine) inspectConfig(ctx context.Context, c *Container, rec record) *container.Config {
 	config := *rec.Config.Config
+	if img, err := e.images.Get(ctx, rec.Image.ID.String(), &rec.Image.Platform); err == nil {
+		inherit(&config, &img.Config.Config)
+		config.ExposedPorts = exposed(&rec.Config, img)
+	}
 	if config.Hostname == "" {
 		config.Hostname = c.hostname(rec)
 	}
@@ -59,6 +67,36 @@ func inspectConfig(c *Container, rec record) *container.Config {
 		config.Labels = map[string]string{}
 	}
 	return &config
+}
+
+// inherit fills what the request leaves to the image, as docker shows it.
+func inherit(config *container.Config, from *dockerspec.DockerOCIImageConfig) {
+	if len(config.Entrypoint) == 0 {
+		config.Entrypoint = from.Entrypoint
+		if len(config.Cmd) == 0 {
+			config.Cmd = from.Cmd
+		}
+	} else if len(config.Entrypoint) == 1 && config.Entrypoint[0] == "" {
+		config.Entrypoint = nil
+	}
+	set := map[string]bool{}
+	for _, entry := range config.Env {
+		name, _, _ := strings.Cut(entry, "=")
+		set[name] = true
+	}
+	config.Env = slices.Clone(config.Env)
+	for _, entry := range from.Env {
+		if name, _, _ := strings.Cut(entry, "="); !set[name] {
+			config.Env = append(config.Env, entry)
+		}
+	}
+	config.User = cmp.Or(config.User, from.User)
+	config.WorkingDir = cmp.Or(config.WorkingDir, from.WorkingDir)
+	config.StopSignal = cmp.Or(config.StopSignal, from.StopSignal)
+	config.Volumes = under(from.Volumes, config.Volumes)
+	if config.Healthcheck == nil {
+		config.Healthcheck = from.Healthcheck
+	}
 }
 
 func inspectState(v view) *container.State {

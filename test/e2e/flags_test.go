@@ -139,3 +139,23 @@ func TestDetachOverAPI(t *testing.T) {
 		t.Errorf("the container is %s", got)
 	}
 }
+
+// TestImagesShare: what a container has of its image is shown as its own.
+func TestImagesShare(t *testing.T) {
+	both(t, func(t *testing.T, do func(args ...string) result) {
+		id := must(t, do("create", "-e", "A=1", "--label", "mine=2", "toolbox"))
+		defer do("rm", id)
+		show := `{{.Config.Cmd}} {{.Config.Env}} {{.Config.WorkingDir}} {{index .Config.Labels "org.opencontainers.image.title"}} {{.Config.Labels.mine}}`
+		if got, want := must(t, do("inspect", "-f", show, id)), "[sh] [A=1 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin] / toolbox 2"; got != want {
+			t.Errorf("inspect: %q, want %q", got, want)
+		}
+		if got := must(t, do("ps", "-aq", "--no-trunc", "--filter", "label=org.opencontainers.image.title=toolbox")); got != id {
+			t.Errorf("the image's label finds %q, want %q", got, id)
+		}
+		other := must(t, do("create", "--entrypoint", "", "--label", "org.opencontainers.image.title=x", "toolbox", "true"))
+		defer do("rm", other)
+		if got := must(t, do("inspect", "-f", `{{.Config.Entrypoint}}{{.Config.Cmd}}{{index .Config.Labels "org.opencontainers.image.title"}}`, other)); got != "[][true]x" {
+			t.Errorf("inspect: %q", got)
+		}
+	})
+}
