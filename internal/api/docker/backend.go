@@ -49,6 +49,14 @@ type Backend interface {
 	AttachContainer(ctx context.Context, id string, o engine.AttachOptions) (s engine.Stream, tty bool, err error)
 	ResizeContainer(ctx context.Context, id string, height, width uint) error
 
+	// StatPath describes a file of a container; of a link, the link.
+	StatPath(ctx context.Context, id, path string) (*container.PathStat, error)
+	// ReadArchive calls begin, unless there is nothing to read, and writes a tar archive to the writer that it returns.
+	ReadArchive(ctx context.Context, id, path string, begin func(*container.PathStat) io.Writer) error
+	ExtractArchive(ctx context.Context, id, dir string, r io.Reader, o engine.ExtractOptions) error
+	ExportContainer(ctx context.Context, id string, begin func() io.Writer) error
+	ChangesContainer(ctx context.Context, id string) ([]container.FilesystemChange, error)
+
 	CreateExec(ctx context.Context, container string, r container.ExecCreateRequest) (id string, err error)
 	// StartExec starts it; the stream is nil if detached.
 	StartExec(ctx context.Context, id string, o engine.ExecStart) (s engine.Stream, tty bool, err error)

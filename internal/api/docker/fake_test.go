@@ -317,3 +317,29 @@ func process() (engine.Stream, *net.UnixConn, error) {
 	}
 	return duplex{a}, b, nil
 }
+
+func (f *fake) StatPath(context.Context, string, string) (*container.PathStat, error) {
+	return &container.PathStat{Name: "file", Size: 3, Mode: 0o644}, nil
+}
+
+func (f *fake) ReadArchive(ctx context.Context, id, path string, begin func(*container.PathStat) io.Writer) error {
+	stat, err := f.StatPath(ctx, id, path)
+	if err == nil {
+		_, err = begin(stat).Write([]byte("archive of " + path))
+	}
+	return err
+}
+
+func (f *fake) ExtractArchive(_ context.Context, _, _ string, r io.Reader, _ engine.ExtractOptions) error {
+	_, err := io.Copy(io.Discard, r)
+	return err
+}
+
+func (f *fake) ExportContainer(_ context.Context, _ string, begin func() io.Writer) error {
+	_, err := begin().Write([]byte("export"))
+	return err
+}
+
+func (f *fake) ChangesContainer(context.Context, string) ([]container.FilesystemChange, error) {
+	return []container.FilesystemChange{}, nil
+}

@@ -60,9 +60,10 @@ func (s *server) containerRoutes() {
 	s.handle("GET /containers/{id}/top", s.containerTop)
 	s.handle("GET /containers/{id}/logs", s.containerLogs)
 	s.handle("GET /containers/{id}/stats", s.containerStats)
-	s.handle("GET /containers/{id}/changes", missing("listing a container's changed files"))
-	s.handle("GET /containers/{id}/export", missing("exporting containers"))
-	s.handle("/containers/{id}/archive", missing("copying files into and out of containers"))
+	s.handle("GET /containers/{id}/changes", s.containerChanges)
+	s.handle("GET /containers/{id}/export", s.containerExport)
+	s.handle("GET /containers/{id}/archive", s.archiveGet) // and HEAD
+	s.handle("PUT /containers/{id}/archive", s.archivePut)
 	s.handle("GET /containers/{id}/attach/ws", missing("attaching over a websocket"))
 	s.handle("/containers/{id}/checkpoints/{rest...}", missing("checkpointing containers"))
 	s.handle("/containers/{id}/checkpoints", missing("checkpointing containers"))
