@@ -79,7 +79,7 @@ func changes(ctx context.Context, upper string, lower int, places map[string]boo
 			return err
 		}
 		full := "/" + name
-		below, err := under(lower, name)
+		below, err := inLayers(lower, name)
 		if err != nil {
 			return err
 		}
@@ -159,8 +159,8 @@ func hidden(root *os.Root, full string, lower int, add func(container.ChangeType
 	return nil
 }
 
-// under looks a path up in the layers below; nil if it is not there.
-func under(lower int, name string) (*unix.Stat_t, error) {
+// inLayers looks a path up in the layers below; nil if it is not there.
+func inLayers(lower int, name string) (*unix.Stat_t, error) {
 	fd, err := unix.Openat2(lower, name, &unix.OpenHow{
 		Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	})
