@@ -67,7 +67,7 @@ func (c *Container) adopt(ctx context.Context) {
 		return
 	}
 	c.run, c.phase = r, phaseRunning
-	c.record.Last.Started = r.Started
+	c.record.Last.Started, c.record.Last.Restarts = r.Started, r.Restarts
 	state, err := c.taskState(ctx)
 	switch {
 	case errdefs.IsNotFound(err): // the supervisor is a new one: watch records the unknown end
@@ -107,7 +107,7 @@ func (e *Engine) resume(ctx context.Context) {
 			if err := e.RemoveContainer(ctx, c.ID, RemoveOptions{Volumes: true}); err != nil {
 				e.log.Error("remove a container at its end", "container", c.ID, "error", err)
 			}
-		case v.phase == phaseExited && !v.record.Stopped && (policy.IsAlways() || policy.IsUnlessStopped()), v.phase == phaseExited && policy.IsAlways():
+		case v.phase == phaseExited && (wantsRun(v.record) || policy.IsAlways()): // always: even what a user has stopped
 			c.setPhase(phaseRestarting)
 			c.retries.after(time.Millisecond, func() { e.background(c.restartByPolicy) })
 		}

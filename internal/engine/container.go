@@ -75,6 +75,7 @@ type lastRun struct {
 type run struct {
 	Pid      int
 	Started  time.Time
+	Restarts int               // how often the restart policy has started it
 	Endpoint *network.Endpoint // nil unless it is on the bridge
 	Cgroup   string
 	ended    chan struct{}  // closed when the exit is known

@@ -95,9 +95,7 @@ func (c *Container) ended(ctx context.Context, r *run, last lastRun) {
 	}
 	e.containerEvent(c, events.ActionDie, "exitCode", strconv.Itoa(last.ExitCode), "execDuration", strconv.Itoa(int(last.Finished.Sub(r.Started).Seconds())))
 	close(r.ended)
-	if !restart {
-		c.notify(WaitResult{Status: last.ExitCode}, container.WaitConditionNextExit, container.WaitConditionNotRunning)
-	}
+	c.notify(WaitResult{Status: last.ExitCode}, container.WaitConditionNextExit, container.WaitConditionNotRunning)
 	if auto {
 		if err := c.remove(ctx, r, true); err != nil {
 			e.log.Error("remove a container at its end", "container", c.ID, "error", err)

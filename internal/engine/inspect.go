@@ -58,6 +58,7 @@ func (e *Engine) inspectConfig(ctx context.Context, c *Container, rec record) *c
 	config := *rec.Config.Config
 	if img, err := e.images.Get(ctx, rec.Image.ID.String(), &rec.Image.Platform); err == nil {
 		inherit(&config, &img.Config.Config)
+		config.Healthcheck = mergedHealthcheck(rec.Config.Config, &img.Config)
 		config.ExposedPorts = exposed(&rec.Config, img)
 	}
 	if config.Hostname == "" {
@@ -94,9 +95,6 @@ func inherit(config *container.Config, from *dockerspec.DockerOCIImageConfig) {
 	config.WorkingDir = cmp.Or(config.WorkingDir, from.WorkingDir)
 	config.StopSignal = cmp.Or(config.StopSignal, from.StopSignal)
 	config.Volumes = under(from.Volumes, config.Volumes)
-	if config.Healthcheck == nil {
-		config.Healthcheck = from.Healthcheck
-	}
 }
 
 func inspectState(v view) *container.State {

@@ -18,25 +18,29 @@ const (
 // retries is the state of a restart policy; guarded by the container's mu, but for cancel and after, which op guards.
 type retries struct {
 	delay time.Duration
-	count int // in a row, for on-failure:N
 	timer *time.Timer
+}
+
+// wantsRun tells whether the policy asks for another run of a container that has ended.
+func wantsRun(rec record) bool {
+	policy := rec.Config.HostConfig.RestartPolicy
+	switch {
+	case policy.IsOnFailure():
+		return !rec.Stopped && rec.Last.ExitCode != 0 && (policy.MaximumRetryCount == 0 || rec.Last.Restarts < policy.MaximumRetryCount)
+	case policy.IsAlways(), policy.IsUnlessStopped():
+		return !rec.Stopped
+	}
+	return false
 }
 
 // next tells whether the policy wants another run after one of this length, and after which delay.
 func (r *retries) next(rec record, lasted time.Duration) (bool, time.Duration) {
-	if lasted > lastingTime {
-		r.delay, r.count = 0, 0
+	if lasted >= lastingTime {
+		r.delay = 0
 	}
-	policy := rec.Config.HostConfig.RestartPolicy
-	switch {
-	case rec.Stopped, policy.IsNone():
-		return false, 0
-	case policy.IsOnFailure() && rec.Last.ExitCode == 0:
-		return false, 0
-	case policy.IsOnFailure() && policy.MaximumRetryCount > 0 && r.count >= policy.MaximumRetryCount:
+	if !wantsRun(rec) {
 		return false, 0
 	}
-	r.count++
 	r.delay = min(max(2*r.delay, firstDelay), maxDelay)
 	return true, r.delay
 }

@@ -40,6 +40,9 @@ func (e *Engine) StartContainer(ctx context.Context, id string) error {
 		return fmt.Errorf("container %s is being removed%w", c.ID, noText{errdefs.ErrConflict})
 	}
 	c.retries.cancel()
+	c.mu.Lock()
+	c.retries.delay, c.record.Last.Restarts = 0, 0 // the policy begins anew
+	c.mu.Unlock()
 	return c.start(ctx)
 }
 
@@ -163,7 +166,7 @@ func (c *Container) launch(ctx context.Context) (r *run, err error) {
 	if endpoint != nil {
 		e.net.Joined(endpoint)
 	}
-	r = &run{Pid: int(created.Pid), Started: time.Now().UTC(), Endpoint: endpoint, Cgroup: s.Cgroup, ended: make(chan struct{})}
+	r = &run{Pid: int(created.Pid), Started: time.Now().UTC(), Restarts: rec.Last.Restarts, Endpoint: endpoint, Cgroup: s.Cgroup, ended: make(chan struct{})}
 	if err := c.writeRun(r); err != nil {
 		return nil, fmt.Errorf("record the start of container %s: %w", rec.Name, err)
 	}

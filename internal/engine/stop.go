@@ -129,7 +129,7 @@ func (e *Engine) KillContainer(ctx context.Context, id, name string) error {
 	if err != nil {
 		return fmt.Errorf("cannot kill container: %s: %w", id, err)
 	}
-	if sig == unix.SIGKILL {
+	if sig == unix.SIGKILL || sig == c.stopSignal(ctx) {
 		if _, err := c.stopping(ctx); err != nil && err != ErrNotModified {
 			return err
 		}
@@ -204,6 +204,17 @@ func (e *Engine) UnpauseContainer(ctx context.Context, id string) error {
 	c.setPhase(phaseRunning)
 	e.containerEvent(c, events.ActionUnPause)
 	return nil
+}
+
+// stopSignal is the signal that asks this container to end.
+func (c *Container) stopSignal(ctx context.Context) unix.Signal {
+	rec := c.view().record
+	img, _ := c.engine.images.Get(ctx, rec.Image.ID.String(), &rec.Image.Platform) // only for its stop signal
+	sig, err := stopSignal(rec.Config.StopSignal, img)
+	if err != nil { // of the image: it was not checked
+		return unix.SIGTERM
+	}
+	return sig
 }
 
 // stopSignal is the signal that asks the container to end: the container's, the image's, or SIGTERM.
