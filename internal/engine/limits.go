@@ -32,8 +32,10 @@ func mergeUpdate(host *container.HostConfig, u container.UpdateConfig) error {
 	set(&host.CpusetMems, u.CpusetMems)
 	set(&host.PidsLimit, u.PidsLimit)
 	for _, list := range []struct{ to, from *[]*blkiodev.ThrottleDevice }{
-		{&host.BlkioDeviceReadBps, &u.BlkioDeviceReadBps}, {&host.BlkioDeviceWriteBps, &u.BlkioDeviceWriteBps},
-		{&host.BlkioDeviceReadIOps, &u.BlkioDeviceReadIOps}, {&host.BlkioDeviceWriteIOps, &u.BlkioDeviceWriteIOps},
+		{&host.BlkioDeviceReadBps, &u.BlkioDeviceReadBps},
+		{&host.BlkioDeviceWriteBps, &u.BlkioDeviceWriteBps},
+		{&host.BlkioDeviceReadIOps, &u.BlkioDeviceReadIOps},
+		{&host.BlkioDeviceWriteIOps, &u.BlkioDeviceWriteIOps},
 	} {
 		if *list.from != nil {
 			*list.to = *list.from

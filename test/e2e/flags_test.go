@@ -35,12 +35,7 @@ func TestLogOptions(t *testing.T) {
 
 // TestPortRange publishes one port on any free one of a range, until there is none.
 func TestPortRange(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	taken := listener.Addr().(*net.TCPAddr).Port // a range whose first port is taken
+	taken := takenBefore(t).Addr().(*net.TCPAddr).Port // a range whose first port is taken
 	span := fmt.Sprintf("127.0.0.1:%d-%d:80", taken, taken+1)
 	both(t, func(t *testing.T, do func(args ...string) result) {
 		id := must(t, do("run", "-d", "-p", span, "toolbox", "sleep", "1000"))
@@ -158,4 +153,24 @@ func TestImagesShare(t *testing.T) {
 			t.Errorf("inspect: %q", got)
 		}
 	})
+}
+
+// takenBefore listens on a port of loopback whose next one is free.
+func takenBefore(t *testing.T) net.Listener {
+	t.Helper()
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		next, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", l.Addr().(*net.TCPAddr).Port+1))
+		if err == nil {
+			if err := next.Close(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = l.Close() })
+			return l
+		}
+		_ = l.Close()
+	}
 }
