@@ -137,6 +137,7 @@ func (e *Engine) sweep(ctx context.Context) {
 	for _, id := range unknown(filepath.Join(e.o.Root, "containers")) {
 		errs = append(errs, e.trash.remove(filepath.Join(e.o.Root, "containers", id)))
 	}
+	errs = append(errs, e.images.Collect(ctx)) // of pulls; all holds are told
 	if err := errors.Join(errs...); err != nil {
 		e.log.Error("sweep what a killed engine left", "error", err)
 	}

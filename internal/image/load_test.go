@@ -65,9 +65,6 @@ func nothingLeft(t testing.TB, s *Store) {
 	if held, err := s.leases.List(ctx); err != nil || len(held) != 0 {
 		t.Errorf("leases: %v, %v", held, err)
 	}
-	if err := s.Collect(ctx); err != nil {
-		t.Error(err)
-	}
 	if blobs, err := s.blobs(ctx); err != nil || len(blobs) != 0 {
 		t.Errorf("blobs left: %v, %v", blobs, err)
 	}

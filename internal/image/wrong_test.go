@@ -56,8 +56,9 @@ func TestWrongLayers(t *testing.T) {
 			if err == nil || !c.says.MatchString(err.Error()) || !c.is(err) {
 				t.Errorf("want %v, got %v", c.says, err)
 			}
-			if left := unfinished(t, s); len(left) != 0 {
-				t.Errorf("left: %v", left)
+			left, err := s.blobs(inNamespace(ctx))
+			if list := unfinished(t, s); err != nil || len(list) != 0 || len(left) != 0 {
+				t.Errorf("left: %v, %v, %v", list, left, err)
 			}
 			r.blobs[m.Layers[0].Digest] = whole
 			if _, err := s.Pull(ctx, r.host()+"/app:1", PullOptions{}); err != nil {
@@ -221,8 +222,12 @@ func TestBrokenConnection(t *testing.T) {
 		_, _ = w.Write([]byte("a little"))
 		panic(http.ErrAbortHandler)
 	})
-	if _, err := s.Pull(ctx, r.host()+"/app:1", PullOptions{}); !errdefs.IsUnavailable(err) {
-		t.Errorf("%v", err)
+	_, pullErr := s.Pull(ctx, r.host()+"/app:1", PullOptions{})
+	if !errdefs.IsUnavailable(pullErr) {
+		t.Errorf("%v", pullErr)
+	}
+	if left, err := s.blobs(inNamespace(ctx)); err != nil || len(left) != 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }
 
