@@ -238,19 +238,9 @@ func (e *Entry) Close() {
 func (g *Group) Entry() (*Entry, error) {
 	e := &Entry{}
 	for _, t := range g.host.trees() {
-		name, flags := filepath.Join(t.mount, g.path, "tasks"), unix.O_WRONLY|unix.O_CLOEXEC
-		if t.v2 {
-			name, flags = filepath.Join(t.mount, g.path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC
-		}
-		fd, err := unix.Open(name, flags, 0)
-		if err != nil {
+		if err := e.open(t, filepath.Join(t.mount, g.path)); err != nil {
 			e.Close()
-			return nil, fmt.Errorf("open the entry of cgroup %s: %w", g.path, &os.PathError{Op: "open", Path: name, Err: err})
-		}
-		if t.v2 {
-			e.Unified = os.NewFile(uintptr(fd), name)
-		} else {
-			e.Tasks = append(e.Tasks, os.NewFile(uintptr(fd), name))
+			return nil, fmt.Errorf("open the entry of cgroup %s: %w", g.path, err)
 		}
 	}
 	return e, nil

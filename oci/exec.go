@@ -12,16 +12,32 @@ import (
 	"gantry/spawn"
 )
 
+// ExecOptions are what exec knows besides the process.
+type ExecOptions struct {
+	Stdio Stdio
+	// PreserveFDs are passed on as 3, 4, ….
+	PreserveFDs []*os.File
+	// Cgroups are paths below the container's cgroup that the process is put into: by v1 controller, or for all by "".
+	Cgroups map[string]string
+	// IgnorePaused lets the process into a paused container, where it stands still until the container is resumed.
+	IgnorePaused bool
+}
+
 // Exec runs another process in the container. Its program has been executed when Exec returns.
-func (c *Container) Exec(_ context.Context, process *specs.Process, stdio Stdio, preserve ...*os.File) (*Process, error) {
+func (c *Container) Exec(ctx context.Context, process *specs.Process, stdio Stdio, preserve ...*os.File) (*Process, error) {
+	return c.ExecWith(ctx, process, ExecOptions{Stdio: stdio, PreserveFDs: preserve})
+}
+
+// ExecWith is Exec with more to choose.
+func (c *Container) ExecWith(_ context.Context, process *specs.Process, o ExecOptions) (*Process, error) {
 	rec, err := c.load()
 	if err != nil {
 		return nil, err
 	}
-	switch status := c.status(rec); status {
-	case specs.StateStopped:
+	switch status := c.status(rec); {
+	case status == specs.StateStopped:
 		return nil, fmt.Errorf("exec in container %s: %w", c.ID, ErrNotRunning)
-	case StatePaused:
+	case status == StatePaused && !o.IgnorePaused:
 		return nil, fmt.Errorf("exec in container %s: it is paused: resume it first", c.ID)
 	}
 	spec := *rec.Spec
@@ -39,7 +55,7 @@ func (c *Container) Exec(_ context.Context, process *specs.Process, stdio Stdio,
 	if err != nil {
 		return nil, err
 	}
-	entry, err := group.Entry()
+	entry, err := group.EntryBelow(o.Cgroups)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +64,7 @@ func (c *Container) Exec(_ context.Context, process *specs.Process, stdio Stdio,
 	if err != nil {
 		return nil, fmt.Errorf("exec in container %s: %w", c.ID, err)
 	}
-	if err := b.exec(spawn.FD{Num: int(first.Fd()), Name: "container"}, entry, stdio, preserve, rec.NoNewKeyring); err != nil {
+	if err := b.exec(spawn.FD{Num: int(first.Fd()), Name: "container"}, entry, o.Stdio, o.PreserveFDs, rec.NoNewKeyring); err != nil {
 		return nil, fmt.Errorf("exec in container %s: %w", c.ID, err)
 	}
 	child, err := startOn(cpus.initial, &b.plan)

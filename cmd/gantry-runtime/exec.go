@@ -12,15 +12,18 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"gantry/oci"
 )
 
 // execFlags are those of exec.
 type execFlags struct {
-	console, pidFile, cwd, user, process string
-	apparmor, label                      string
-	env, caps, groups                    values
-	tty, detach, noNewPrivs              bool
-	preserve                             int
+	console, pidFile, pidfd, cwd, user, process string
+	apparmor, label                             string
+	env, caps, groups, cgroups                  values
+	tty, detach, noNewPrivs, ignorePaused       bool
+	preserve                                    int
 }
 
 func execute(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
@@ -30,13 +33,15 @@ func execute(a *app, flags *flag.FlagSet) func(context.Context, []string) error 
 	flags.StringVar(&x.cwd, "cwd", "", "working `DIR`")
 	alias(flags.StringVar, &x.user, "", "`UID[:GID]`", "user", "u")
 	alias(flags.StringVar, &x.process, "", "`FILE` with the process as JSON", "process", "p")
-	for name, v := range map[string]*values{"env": &x.env, "e": &x.env, "cap": &x.caps, "c": &x.caps, "additional-gids": &x.groups, "g": &x.groups} {
-		flags.Var(v, name, "may be repeated")
-	}
+	flags.StringVar(&x.pidfd, "pidfd-socket", "", "`SOCKET` that receives a pidfd of the process")
+	repeated(flags, &x.env, "`NAME=VALUE` for the environment", "env", "e")
+	repeated(flags, &x.caps, "`CAPABILITY` to have besides", "cap", "c")
+	repeated(flags, &x.groups, "`GID` to be in besides", "additional-gids", "g")
+	repeated(flags, &x.cgroups, "`[CONTROLLER:]PATH` of a cgroup below the container's", "cgroup")
 	alias(flags.BoolVar, &x.tty, false, "make a terminal", "tty", "t")
 	alias(flags.BoolVar, &x.detach, false, "return when the program has been executed", "detach", "d")
 	flags.BoolVar(&x.noNewPrivs, "no-new-privs", false, "give up new privileges")
-	flags.Bool("ignore-paused", false, "accepted; a paused container takes no process")
+	flags.BoolVar(&x.ignorePaused, "ignore-paused", false, "let the process begin in a paused container: it stands still with it")
 	flags.StringVar(&x.apparmor, "apparmor", "", "`PROFILE` of AppArmor")
 	flags.StringVar(&x.label, "process-label", "", "`LABEL` of SELinux")
 	flags.IntVar(&x.preserve, "preserve-fds", 0, "`N` descriptors from 3 on that the process gets")
@@ -46,7 +51,7 @@ func execute(a *app, flags *flag.FlagSet) func(context.Context, []string) error 
 		if err == nil || errors.As(err, &code) {
 			return err
 		}
-		return &failedExec{err}
+		return &failedExec{fmt.Errorf("exec failed: %w", err)}
 	}
 }
 
@@ -63,6 +68,14 @@ func (a *app) exec(ctx context.Context, x execFlags, args []string) error {
 	if err != nil {
 		return err
 	}
+	groups, err := subgroups(x.cgroups)
+	if err != nil {
+		return err
+	}
+	files, err := passedOn(nil, x.preserve)
+	if err != nil {
+		return err
+	}
 	terminal, err := newTerminal(process, x.console, x.detach)
 	if err != nil {
 		return err
@@ -72,11 +85,12 @@ func (a *app) exec(ctx context.Context, x execFlags, args []string) error {
 	if !x.detach {
 		signal.Notify(signals, forwarded...)
 	}
-	p, err := c.Exec(ctx, process, terminal.stdio(), preserved(x.preserve)...)
+	p, err := c.ExecWith(ctx, process, oci.ExecOptions{Stdio: terminal.stdio(), PreserveFDs: files, Cgroups: groups, IgnorePaused: x.ignorePaused})
 	if err != nil {
 		return err
 	}
-	if err := writePid(x.pidFile, p.Pid); err != nil {
+	if err := announce(p, x.pidFile, x.pidfd); err != nil {
+		_ = unix.PidfdSendSignal(int(p.Pidfd.Fd()), unix.SIGKILL, nil, 0) // nobody would know of it
 		return errors.Join(err, p.Pidfd.Close())
 	}
 	if x.detach {
@@ -105,10 +119,11 @@ func (x *execFlags) build(own *specs.Process, command []string) (*specs.Process,
 		if err := json.Unmarshal(text, &p); err != nil {
 			return nil, fmt.Errorf("read the process %s: %w", x.process, err)
 		}
+		p.Terminal = p.Terminal || x.tty
 		return &p, nil
 	}
 	if len(command) == 0 {
-		return nil, errors.New("exec: name a command, or a process file by --process")
+		return nil, errors.New("exec args cannot be empty: name a command, or a process file by --process")
 	}
 	p := *own
 	p.Args, p.Terminal, p.Env = command, x.tty, append(p.Env[:len(p.Env):len(p.Env)], x.env...)
@@ -130,7 +145,11 @@ func (x *execFlags) build(own *specs.Process, command []string) (*specs.Process,
 		if p.Capabilities != nil {
 			sets = *p.Capabilities
 		}
-		for _, set := range []*[]string{&sets.Bounding, &sets.Effective, &sets.Permitted, &sets.Inheritable, &sets.Ambient} {
+		wanted := []*[]string{&sets.Bounding, &sets.Effective, &sets.Permitted}
+		if sets.Inheritable != nil { // what is not inheritable cannot be ambient
+			wanted = append(wanted, &sets.Ambient)
+		}
+		for _, set := range wanted {
 			*set = append((*set)[:len(*set):len(*set)], x.caps...)
 		}
 		p.Capabilities = &sets
@@ -166,4 +185,34 @@ func (x *execFlags) identity(p *specs.Process) error {
 		p.User.AdditionalGids = append(p.User.AdditionalGids, n)
 	}
 	return nil
+}
+
+func repeated(flags *flag.FlagSet, v *values, usage string, names ...string) {
+	for _, n := range names {
+		flags.Var(v, n, usage)
+	}
+}
+
+// subgroups reads --cgroup: one path on v2, "controller[,controller…]:path" on v1. The key "" is for all controllers.
+func subgroups(list values) (map[string]string, error) {
+	groups := map[string]string{}
+	for _, text := range list {
+		controllers, path, found := strings.Cut(text, ":")
+		if !found {
+			if len(list) > 1 {
+				return nil, fmt.Errorf("invalid --cgroup argument: %s (missing <controller>: prefix)", text)
+			}
+			return map[string]string{"": text}, nil
+		}
+		for c := range strings.SplitSeq(controllers, ",") {
+			if c == "" {
+				return nil, fmt.Errorf("invalid --cgroup argument: %s (empty <controller> prefix)", text)
+			}
+			if _, twice := groups[c]; twice {
+				return nil, fmt.Errorf("invalid --cgroup argument(s): controller %s specified multiple times", c)
+			}
+			groups[c] = path
+		}
+	}
+	return groups, nil
 }

@@ -3,56 +3,57 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
-	"time"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
-
-	"gantry/internal/version"
 	"gantry/oci"
 	"gantry/spawn"
 )
 
 // app is one invocation.
 type app struct {
+	name    string // it is called by, as in its help
 	runtime *oci.Runtime
+	rooted  bool // --root was given
 	out     io.Writer
-	log     string // file that errors are also written to
-	format  string // of the log: text or json
+	log     logger
+	criu    string // program
 }
 
-// command is one verb. Its flags are defined by define; run gets what is left of the arguments.
+// command is one verb. Its flags are defined by run, whose result gets what is left of the arguments.
 type command struct {
-	name, usage string
-	args        int  // least number of arguments
-	spawns      bool // it makes processes of containers
-	run         func(a *app, flags *flag.FlagSet) func(ctx context.Context, args []string) error
+	name, args, usage string
+	least, most       int  // number of arguments; most < 0: any
+	stops             bool // flags end at the first argument: what follows is another program's
+	spawns            bool // it makes processes of containers
+	run               func(a *app, flags *flag.FlagSet) func(ctx context.Context, args []string) error
 }
+
+const theID = "<container-id>"
 
 func commands() []command {
 	return []command{
-		{"create", "create a container: create [flags] ID", 1, true, create},
-		{"start", "execute a created container's program: start ID", 1, false, start},
-		{"run", "create and start a container: run [flags] ID", 1, true, run},
-		{"exec", "run another process in a container: exec [flags] ID COMMAND [ARG…]", 1, true, execute},
-		{"state", "print a container's state: state ID", 1, false, state},
-		{"list", "list containers", 0, false, list},
-		{"kill", "send a signal to a container: kill [flags] ID [SIGNAL]", 1, false, kill},
-		{"delete", "delete a stopped container: delete [flags] ID", 1, false, remove},
-		{"pause", "freeze a container's processes: pause ID", 1, false, pause},
-		{"resume", "thaw them: resume ID", 1, false, resume},
-		{"update", "change limits: update [flags] ID", 1, false, update},
-		{"events", "print statistics: events [flags] ID", 1, false, statistics},
-		{"ps", "list a container's processes: ps [flags] ID", 1, false, processes},
-		{"spec", "write a config.json to begin with", 0, false, writeSpec},
-		{"features", "print what this runtime can, as JSON", 0, false, printFeatures},
-		{"plan", "print every system call that will make a bundle's container: plan BUNDLE", 0, false, printPlan},
+		{"create", theID, "create a container", 1, 1, false, true, create},
+		{"delete", theID, "delete what is held by a stopped container", 1, 1, false, false, remove},
+		{"events", theID, "print events and statistics of a container as JSON", 1, 1, false, false, events},
+		{"exec", theID + " <command> [args…]", "run another process in a container", 1, -1, true, true, execute},
+		{"kill", theID + " [signal]", "send a signal (default: SIGTERM) to a container's first process", 1, 2, true, false, kill},
+		{"list", "", "list the containers of the root directory", 0, 0, false, false, list},
+		{"pause", theID, "freeze a container's processes", 1, 1, false, false, pause},
+		{"ps", theID + " [ps options]", "list a container's processes", 1, -1, true, false, processes},
+		{"resume", theID, "let a container's frozen processes go on", 1, 1, false, false, resume},
+		{"run", theID, "create and start a container", 1, 1, false, true, run},
+		{"spec", "", "write a config.json to begin with", 0, 0, false, false, writeSpec},
+		{"start", theID, "execute the program of a created container", 1, 1, false, false, start},
+		{"state", theID, "print a container's state as JSON", 1, 1, false, false, state},
+		{"update", theID, "change a container's limits", 1, 1, false, false, update},
+		{"features", "", "print what this runtime can, as JSON", 0, 0, false, false, printFeatures},
+		{"plan", "[bundle]", "print every system call that will make a bundle's container", 0, 1, false, false, printPlan},
 	}
 }
 
@@ -62,7 +63,7 @@ type exitCode int
 func (e exitCode) Error() string { return fmt.Sprintf("exit %d", int(e)) }
 
 func main() {
-	a := &app{out: os.Stdout, format: "text"}
+	a := &app{name: filepath.Base(os.Args[0]), out: os.Stdout}
 	err := a.main(context.Background(), os.Args[1:])
 	var code exitCode
 	switch {
@@ -70,7 +71,7 @@ func main() {
 	case errors.As(err, &code):
 		os.Exit(int(code))
 	default:
-		a.report(err)
+		a.log.fatal(err)
 		var failed *failedExec
 		if errors.As(err, &failed) {
 			os.Exit(255)
@@ -80,16 +81,17 @@ func main() {
 }
 
 func (a *app) main(ctx context.Context, args []string) error {
-	flags := flag.NewFlagSet("gantry-runtime", flag.ContinueOnError)
+	flags := flag.NewFlagSet(a.name, flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	root := flags.String("root", defaultRoot(), "`DIR` of the containers' state")
-	flags.StringVar(&a.log, "log", "", "`FILE` that errors are written to")
-	flags.StringVar(&a.format, "log-format", "text", "text or json")
-	showVersion := flags.Bool("version", false, "print the version")
-	flags.BoolVar(showVersion, "v", false, "print the version")
-	flags.Bool("debug", false, "accepted")
-	flags.Bool("systemd-cgroup", false, "accepted: systemd's form of a cgroup path is understood without it")
-	flags.String("rootless", "auto", "accepted")
+	flags.StringVar(&a.log.file, "log", "", "`FILE` that messages are written to (default: standard error)")
+	flags.StringVar(&a.log.format, "log-format", "text", "`FORMAT` of messages: text or json")
+	var showVersion bool
+	alias(flags.BoolVar, &showVersion, false, "print the version", "version", "v")
+	flags.BoolVar(&a.log.debug, "debug", false, "log every step of a new process too")
+	flags.Bool("systemd-cgroup", false, "a cgroup path in systemd's form (slice:prefix:name) is understood without it")
+	flags.String("rootless", "auto", "`BOOL`: ignore cgroups that may not be used (true, false or auto)")
+	flags.StringVar(&a.criu, "criu", "criu", "`PROGRAM` that checkpoints and restores")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			a.help(flags)
@@ -98,14 +100,22 @@ func (a *app) main(ctx context.Context, args []string) error {
 		return err
 	}
 	switch {
-	case *showVersion:
-		fmt.Fprintf(a.out, "gantry-runtime version %s\nspec: %s\n", version.Version, specs.Version)
+	case showVersion:
+		a.printVersion()
 		return nil
-	case flags.NArg() == 0, flags.Arg(0) == "help":
+	case flags.NArg() == 0, flags.Arg(0) == "help", flags.Arg(0) == "h":
 		a.help(flags)
 		return nil
 	}
-	a.runtime = &oci.Runtime{Root: *root}
+	if err := a.log.open(); err != nil {
+		return err
+	}
+	flags.Visit(func(f *flag.Flag) { a.rooted = a.rooted || f.Name == "root" })
+	dir, err := filepath.Abs(*root)
+	if err != nil {
+		return fmt.Errorf("root %s: %w", *root, err)
+	}
+	a.runtime = &oci.Runtime{Root: dir}
 	return a.dispatch(ctx, flags.Arg(0), flags.Args()[1:])
 }
 
@@ -117,13 +127,12 @@ func (a *app) dispatch(ctx context.Context, name string, args []string) error {
 		flags := flag.NewFlagSet(name, flag.ContinueOnError)
 		flags.SetOutput(io.Discard)
 		f := c.run(a, flags)
-		if err := flags.Parse(args); err != nil {
-			if errors.Is(err, flag.ErrHelp) {
-				fmt.Fprintln(a.out, "gantry-runtime", c.name+":", c.usage)
-				flags.SetOutput(a.out)
-				flags.PrintDefaults()
-				return nil
-			}
+		left, err := c.parse(flags, args)
+		if errors.Is(err, flag.ErrHelp) {
+			a.helpOn(c, flags)
+			return nil
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		if c.spawns && !spawn.CanSeal() {
@@ -131,41 +140,37 @@ func (a *app) dispatch(ctx context.Context, name string, args []string) error {
 				return err
 			}
 		}
-		if flags.NArg() < c.args {
-			return fmt.Errorf("%s: an argument is missing: %s", name, c.usage)
+		return f(ctx, left)
+	}
+	return fmt.Errorf("No help topic for '%s'", name) //nolint:staticcheck // runc's words, which scripts look for
+}
+
+// parse reads flags, which may stand behind arguments unless those are another program's, and counts the arguments.
+func (c *command) parse(flags *flag.FlagSet, args []string) ([]string, error) {
+	var left []string
+	for {
+		if err := flags.Parse(args); err != nil {
+			return nil, err
 		}
-		return f(ctx, flags.Args())
+		read := len(args) - flags.NArg()
+		ended := read > 0 && args[read-1] == "--"
+		if c.stops || ended || flags.NArg() == 0 {
+			left = append(left, flags.Args()...)
+			break
+		}
+		left, args = append(left, flags.Arg(0)), flags.Args()[1:]
 	}
-	return fmt.Errorf("no command %q; gantry-runtime help lists them", name)
-}
-
-func (a *app) help(flags *flag.FlagSet) {
-	fmt.Fprintln(a.out, "gantry-runtime runs OCI bundles.\n\nCommands:")
-	for _, c := range commands() {
-		fmt.Fprintf(a.out, "  %-9s %s\n", c.name, c.usage)
+	switch n := len(left); {
+	case c.least == c.most && n != c.least:
+		return nil, fmt.Errorf("%q requires exactly %d argument(s)", c.name, c.least)
+	case n < c.least:
+		return nil, fmt.Errorf("%q requires a minimum of %d argument(s)", c.name, c.least)
+	case c.most >= 0 && n > c.most:
+		return nil, fmt.Errorf("%q requires a maximum of %d argument(s)", c.name, c.most)
+	case c.least > 0 && left[0] == "":
+		return nil, errors.New("container id cannot be empty")
 	}
-	fmt.Fprintln(a.out, "\nFlags:")
-	flags.SetOutput(a.out)
-	flags.PrintDefaults()
-}
-
-// report prints an error, and writes it where the caller said, in the form that containerd and docker read.
-func (a *app) report(err error) {
-	fmt.Fprintln(os.Stderr, "gantry-runtime:", err)
-	if a.log == "" {
-		return
-	}
-	f, openErr := os.OpenFile(a.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
-	if openErr != nil {
-		fmt.Fprintln(os.Stderr, "gantry-runtime: open the log:", openErr)
-		return
-	}
-	defer f.Close()
-	if a.format == "json" {
-		_ = json.NewEncoder(f).Encode(map[string]string{"level": "error", "msg": err.Error(), "time": time.Now().Format(time.RFC3339)})
-		return
-	}
-	fmt.Fprintf(f, "time=%q level=error msg=%q\n", time.Now().Format(time.RFC3339), err.Error())
+	return left, nil
 }
 
 func defaultRoot() string {

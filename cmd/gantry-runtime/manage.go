@@ -6,15 +6,16 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
+	"log/slog"
 	"os"
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
-	"github.com/moby/sys/signal"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -55,13 +56,9 @@ func (a *app) describe(id string) (*stateJSON, error) {
 	if !filepath.IsAbs(rootfs) {
 		rootfs = filepath.Join(s.Bundle, rootfs)
 	}
-	owner := ""
-	if u, err := user.LookupId(strconv.Itoa(os.Getuid())); err == nil {
-		owner = u.Username
-	}
 	return &stateJSON{
 		Version: s.Version, ID: s.ID, Pid: s.Pid, Status: string(s.Status), Bundle: s.Bundle, Rootfs: rootfs, Created: created,
-		Annotations: s.Annotations, Owner: owner,
+		Annotations: s.Annotations,
 	}, nil
 }
 
@@ -87,6 +84,9 @@ func list(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
 	var quiet bool
 	alias(flags.BoolVar, &quiet, false, "print ids only", "quiet", "q")
 	return func(context.Context, []string) error {
+		if _, err := os.Stat(a.runtime.Root); err != nil && a.rooted {
+			return fmt.Errorf("list containers: %w", err)
+		}
 		ids, err := a.runtime.List()
 		if err != nil {
 			return err
@@ -98,12 +98,27 @@ func list(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
 				continue
 			}
 			if err != nil {
-				return err
+				slog.Warn("a container cannot be listed", "container", id, "error", err)
+				continue
 			}
+			s.Owner = a.owner(id)
 			states = append(states, s)
 		}
 		return a.printList(states, format, quiet)
 	}
+}
+
+// owner is the user to whom the container's state belongs.
+func (a *app) owner(id string) string {
+	info, err := os.Stat(filepath.Join(a.runtime.Root, id))
+	if err != nil {
+		return "" // deleted meanwhile
+	}
+	uid := strconv.Itoa(int(info.Sys().(*syscall.Stat_t).Uid))
+	if u, err := user.LookupId(uid); err == nil {
+		return u.Username
+	}
+	return "#" + uid
 }
 
 func (a *app) printList(states []*stateJSON, format string, quiet bool) error {
@@ -116,7 +131,7 @@ func (a *app) printList(states []*stateJSON, format string, quiet bool) error {
 	case format == "json":
 		return json.NewEncoder(a.out).Encode(states)
 	case format != "table":
-		return fmt.Errorf("list: format %q: want table or json", format)
+		return fmt.Errorf("invalid format option %q: want table or json", format)
 	}
 	w := tabwriter.NewWriter(a.out, 12, 1, 3, ' ', 0)
 	fmt.Fprintln(w, "ID\tPID\tSTATUS\tBUNDLE\tCREATED\tOWNER")
@@ -128,15 +143,13 @@ func (a *app) printList(states []*stateJSON, format string, quiet bool) error {
 
 func kill(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
 	var all bool
-	alias(flags.BoolVar, &all, false, "send it to every process", "all", "a")
+	alias(flags.BoolVar, &all, false, "send it to every process; one that has stopped is no error", "all", "a")
 	return func(_ context.Context, args []string) error {
 		sig := unix.SIGTERM
 		if len(args) > 1 {
 			var err error
-			if sig, err = signal.ParseSignal(args[1]); args[1] == "0" { // only asks whether it lives; see kill(2)
-				sig = 0
-			} else if err != nil {
-				return fmt.Errorf("kill: unknown signal %q", args[1])
+			if sig, err = parseSignal(args[1]); err != nil {
+				return err
 			}
 		}
 		c, err := a.runtime.Load(args[0])
@@ -147,12 +160,30 @@ func kill(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
 		if err != nil {
 			return err
 		}
+		if before.Status == specs.StateStopped && all {
+			return nil
+		}
 		err = c.Kill(sig, all)
 		if errors.Is(err, oci.ErrNotRunning) && before.Status != specs.StateStopped {
 			return nil // it ended by the signal, or just before
 		}
 		return err
 	}
+}
+
+// parseSignal reads a number, or a name with or without SIG.
+func parseSignal(text string) (unix.Signal, error) {
+	if n, err := strconv.Atoi(text); err == nil && n >= 0 { // 0 only asks whether it lives; see kill(2)
+		return unix.Signal(n), nil
+	}
+	name := strings.ToUpper(text)
+	if !strings.HasPrefix(name, "SIG") {
+		name = "SIG" + name
+	}
+	if sig := unix.SignalNum(name); sig != 0 {
+		return sig, nil
+	}
+	return 0, fmt.Errorf("unknown signal %q", text)
 }
 
 func remove(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
@@ -166,7 +197,10 @@ func remove(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
 		if err != nil {
 			return err
 		}
-		return c.Delete(ctx, force)
+		if s, err := c.State(); err == nil && s.Status == specs.StateCreated {
+			force = true // its program never ran: there is nothing to lose
+		}
+		return errors.Join(c.Delete(ctx, force), removeNotify(a.runtime.Root, args[0]))
 	}
 }
 
@@ -186,112 +220,4 @@ func (a *app) each(f func(*oci.Container) error) func(context.Context, []string)
 		}
 		return f(c)
 	}
-}
-
-func processes(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
-	var format string
-	alias(flags.StringVar, &format, "table", "`FORMAT`: table or json", "format", "f")
-	return func(_ context.Context, args []string) error {
-		c, err := a.runtime.Load(args[0])
-		if err != nil {
-			return err
-		}
-		group, err := c.Cgroup()
-		if err != nil {
-			return err
-		}
-		pids, err := group.Procs(true)
-		if err != nil {
-			return err
-		}
-		if format == "json" {
-			return json.NewEncoder(a.out).Encode(pids)
-		}
-		fmt.Fprintln(a.out, "PID      COMMAND")
-		for _, pid := range pids {
-			name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-			if err == nil { // else it has just ended
-				fmt.Fprintf(a.out, "%-8d %s", pid, name)
-			}
-		}
-		return nil
-	}
-}
-
-func statistics(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
-	interval := flags.Duration("interval", 5*time.Second, "between readings")
-	once := flags.Bool("stats", false, "print one reading and end")
-	return func(ctx context.Context, args []string) error {
-		c, err := a.runtime.Load(args[0])
-		if err != nil {
-			return err
-		}
-		for {
-			group, err := c.Cgroup()
-			if err != nil {
-				return err
-			}
-			s, err := group.Stats()
-			if err != nil {
-				return err
-			}
-			if err := json.NewEncoder(a.out).Encode(map[string]any{"type": "stats", "id": args[0], "data": s}); err != nil || *once {
-				return err
-			}
-			select {
-			case <-time.After(*interval):
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-	}
-}
-
-func update(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
-	var file string
-	alias(flags.StringVar, &file, "", "`FILE` with linux.resources as JSON; - is standard input", "resources", "r")
-	memory := flags.Int64("memory", 0, "limit in `BYTES`")
-	swap := flags.Int64("memory-swap", 0, "limit of memory and swap in `BYTES`")
-	reservation := flags.Int64("memory-reservation", 0, "soft limit in `BYTES`")
-	shares := flags.Uint64("cpu-share", 0, "relative weight")
-	period := flags.Uint64("cpu-period", 0, "in microseconds")
-	quota := flags.Int64("cpu-quota", 0, "in microseconds a period")
-	cpus := flags.String("cpuset-cpus", "", "processors to use")
-	mems := flags.String("cpuset-mems", "", "memory nodes to use")
-	limit := flags.Int64("pids-limit", 0, "number of processes; -1: no limit")
-	return func(_ context.Context, args []string) error {
-		res := &specs.LinuxResources{}
-		if file != "" {
-			if err := readResources(file, res); err != nil {
-				return err
-			}
-		} else {
-			res.Memory = &specs.LinuxMemory{Limit: memory, Swap: swap, Reservation: reservation}
-			res.CPU = &specs.LinuxCPU{Shares: shares, Period: period, Quota: quota, Cpus: *cpus, Mems: *mems}
-			if *limit != 0 {
-				res.Pids = &specs.LinuxPids{Limit: limit}
-			}
-		}
-		c, err := a.runtime.Load(args[0])
-		if err != nil {
-			return err
-		}
-		return c.Update(res)
-	}
-}
-
-func readResources(file string, res *specs.LinuxResources) error {
-	in := os.Stdin
-	if file != "-" {
-		f, err := os.Open(file)
-		if err != nil {
-			return fmt.Errorf("read the limits: %w", err)
-		}
-		defer f.Close()
-		in = f
-	}
-	if err := json.NewDecoder(io.LimitReader(in, 1<<20)).Decode(res); err != nil {
-		return fmt.Errorf("read the limits: %w", err)
-	}
-	return nil
 }

@@ -17,39 +17,68 @@ import (
 	"gantry/spawn"
 )
 
-// launch are the flags of create and run.
+// launch are the flags of create, run and, but for some, restore.
 type launch struct {
-	bundle, console, pidFile string
-	noPivot, noKeyring       bool
-	detach, keep             bool
-	preserve                 int
+	bundle, console, pidFile, pidfd string
+	noPivot, noKeyring              bool
+	detach, keep                    bool
+	preserve                        int
 }
 
 func (l *launch) define(flags *flag.FlagSet) {
+	l.defineCommon(flags)
+	flags.StringVar(&l.pidfd, "pidfd-socket", "", "`SOCKET` that receives a pidfd of the first process")
+	flags.BoolVar(&l.noKeyring, "no-new-keyring", false, "keep the session keyring")
+	flags.IntVar(&l.preserve, "preserve-fds", 0, "`N` descriptors that the process gets, besides $LISTEN_FDS")
+}
+
+func (l *launch) defineCommon(flags *flag.FlagSet) {
 	alias(flags.StringVar, &l.bundle, ".", "`DIR` of the bundle", "bundle", "b")
 	flags.StringVar(&l.console, "console-socket", "", "`SOCKET` that receives the terminal's master")
 	flags.StringVar(&l.pidFile, "pid-file", "", "`FILE` that the process's pid is written to")
 	flags.BoolVar(&l.noPivot, "no-pivot", false, "change the root without pivot_root")
-	flags.BoolVar(&l.noKeyring, "no-new-keyring", false, "keep the session keyring")
-	flags.IntVar(&l.preserve, "preserve-fds", 0, "`N` descriptors from 3 on that the process gets")
+}
+
+// defineRun are the flags of what may stay in the foreground.
+func (l *launch) defineRun(flags *flag.FlagSet) {
+	alias(flags.BoolVar, &l.detach, false, "return when the program has been executed", "detach", "d")
+	flags.Bool("no-subreaper", false, "accepted: a foreground container's processes are never adopted")
+}
+
+// bundleSpec reads the configuration, for a terminal that somebody takes, with what the environment adds to it.
+func (a *app) bundleSpec(l *launch, id string) (*specs.Spec, *terminal, *notifier, error) {
+	bundle, err := filepath.Abs(l.bundle)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("bundle %s: %w", l.bundle, err)
+	}
+	l.bundle = bundle
+	spec, err := oci.ReadSpec(bundle)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	terminal, err := newTerminal(spec.Process, l.console, l.detach)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	notifier := newNotifier(a.runtime.Root, id)
+	if err := notifier.prepare(spec); err != nil {
+		return nil, nil, nil, err
+	}
+	return spec, terminal, notifier, nil
 }
 
 func create(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
-	var l launch
+	l := launch{detach: true}
 	l.define(flags)
 	return func(ctx context.Context, args []string) error {
-		spec, err := oci.ReadSpec(l.bundle)
-		if err != nil {
-			return err
-		}
-		terminal, err := newTerminal(spec.Process, l.console, true)
+		spec, terminal, _, err := a.bundleSpec(&l, args[0])
 		if err != nil {
 			return err
 		}
 		defer terminal.close()
 		_, process, err := a.create(ctx, args[0], spec, l, terminal)
 		if err != nil {
-			return err
+			return errors.Join(err, removeNotify(a.runtime.Root, args[0]))
 		}
 		return process.Pidfd.Close()
 	}
@@ -57,29 +86,64 @@ func create(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
 
 // create makes the container. Its standard streams are ours.
 func (a *app) create(ctx context.Context, id string, spec *specs.Spec, l launch, terminal *terminal) (*oci.Container, *oci.Process, error) {
-	bundle, err := filepath.Abs(l.bundle)
+	files, err := passedOn(spec.Process, l.preserve)
 	if err != nil {
 		return nil, nil, err
 	}
+	a.explain(l.bundle, spec)
 	c, process, err := a.runtime.Create(ctx, id, oci.CreateOptions{
-		Bundle: bundle, Spec: spec, NoPivot: l.noPivot, NoNewKeyring: l.noKeyring,
-		Stdio: terminal.stdio(), PreserveFDs: preserved(l.preserve),
+		Bundle: l.bundle, Spec: spec, NoPivot: l.noPivot, NoNewKeyring: l.noKeyring, Stdio: terminal.stdio(), PreserveFDs: files,
 	})
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := writePid(l.pidFile, process.Pid); err != nil {
+	if err := announce(process, l.pidFile, l.pidfd); err != nil {
 		return nil, nil, errors.Join(err, c.Delete(ctx, true), process.Pidfd.Close())
 	}
 	return c, process, nil
 }
 
-func preserved(n int) []*os.File {
+// explain logs, for --debug, every step that will make the container.
+func (a *app) explain(bundle string, spec *specs.Spec) {
+	if !a.log.debug {
+		return
+	}
+	plan, err := oci.Compile(bundle, spec, nil)
+	if err != nil {
+		return // Create will say so
+	}
+	_, _ = plan.WriteTo(&debugLines{&a.log}) // a log that cannot be written is no reason not to run
+}
+
+// announce tells who asked for it which process it is.
+func announce(p *oci.Process, pidFile, pidfdSocket string) error {
+	if pidfdSocket != "" {
+		if err := send(pidfdSocket, "pidfd", p.Pidfd); err != nil {
+			return err
+		}
+	}
+	return writePid(pidFile, p.Pid)
+}
+
+// passedOn are the descriptors that a process gets behind its standard streams: those of socket activation, see
+// sd_listen_fds(3), which its environment then tells it of, and the caller's.
+func passedOn(p *specs.Process, preserve int) ([]*os.File, error) {
+	sockets, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
+	if pid, pidErr := strconv.Atoi(os.Getenv("LISTEN_PID")); err != nil || pidErr != nil || pid != os.Getpid() {
+		sockets = 0
+	}
+	if sockets > 0 && p != nil {
+		p.Env = append(p.Env, "LISTEN_FDS="+strconv.Itoa(sockets), "LISTEN_PID=1")
+	}
 	var files []*os.File
-	for fd := 3; fd < 3+n; fd++ {
+	for i := range sockets + preserve {
+		fd := 3 + i
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
+			return nil, fmt.Errorf("descriptor %d, to be passed on (%d of %d): %w", fd, i+1, sockets+preserve, err)
+		}
 		files = append(files, os.NewFile(uintptr(fd), "preserved "+strconv.Itoa(fd)))
 	}
-	return files
+	return files, nil
 }
 
 // writePid writes the pid file atomically: who waits for it never sees half of it.
@@ -103,49 +167,68 @@ func start(a *app, _ *flag.FlagSet) func(context.Context, []string) error {
 		if err != nil {
 			return err
 		}
-		return c.Start(ctx)
+		notifier := newNotifier(a.runtime.Root, args[0])
+		if err := notifier.listen(); err != nil {
+			return err
+		}
+		defer notifier.close()
+		if err := c.Start(ctx); err != nil {
+			return err
+		}
+		s, err := c.State()
+		if err != nil {
+			return err
+		}
+		return notifier.forward(s.Pid, s.Pid)
 	}
 }
 
 func run(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
 	var l launch
 	l.define(flags)
-	alias(flags.BoolVar, &l.detach, false, "return when the program has been executed", "detach", "d")
+	l.defineRun(flags)
 	flags.BoolVar(&l.keep, "keep", false, "do not delete the container at its end")
 	return func(ctx context.Context, args []string) error {
-		spec, err := oci.ReadSpec(l.bundle)
-		if err != nil {
-			return err
-		}
-		terminal, err := newTerminal(spec.Process, l.console, l.detach)
+		spec, terminal, notifier, err := a.bundleSpec(&l, args[0])
 		if err != nil {
 			return err
 		}
 		defer terminal.close()
+		defer notifier.close()
 		signals := make(chan os.Signal, 64)
 		if !l.detach {
 			signal.Notify(signals, forwarded...)
 		}
 		c, process, err := a.create(ctx, args[0], spec, l, terminal)
 		if err != nil {
-			return err
+			return errors.Join(err, removeNotify(a.runtime.Root, args[0]))
 		}
-		if err := c.Start(ctx); err != nil {
+		if err = notifier.listen(); err == nil {
+			err = c.Start(ctx)
+		}
+		if err != nil {
+			err = errors.Join(err, c.Kill(unix.SIGKILL, true))
 			_, waitErr := spawn.Reap(process.Pidfd)
 			return errors.Join(err, waitErr, c.Delete(ctx, true))
 		}
-		if l.detach {
-			return process.Pidfd.Close()
-		}
-		code, err := follow(process, terminal, signals)
-		if !l.keep {
-			err = errors.Join(err, c.Delete(ctx, true))
-		}
-		if err != nil {
-			return err
-		}
-		return code.asError()
+		return a.attend(ctx, c, process, l, terminal, notifier, signals)
 	}
+}
+
+// attend leaves a container that runs, or follows it to its end.
+func (a *app) attend(ctx context.Context, c *oci.Container, p *oci.Process, l launch, t *terminal, n *notifier, signals chan os.Signal) error {
+	if l.detach {
+		return errors.Join(n.forward(p.Pid, p.Pid), p.Pidfd.Close())
+	}
+	n.forwardBeside(p.Pid)
+	code, err := follow(p, t, signals)
+	if !l.keep {
+		err = errors.Join(err, c.Delete(ctx, true), removeNotify(a.runtime.Root, c.ID))
+	}
+	if err != nil {
+		return err
+	}
+	return code.asError()
 }
 
 // asError is nil for 0, so that main ends as usual.
@@ -154,50 +237,4 @@ func (e exitCode) asError() error {
 		return nil
 	}
 	return e
-}
-
-// follow passes signals on to a process until it ends, and returns the exit code that a shell would give.
-func follow(process *oci.Process, terminal *terminal, signals chan os.Signal) (exitCode, error) {
-	done := make(chan struct{})
-	forwarded := make(chan struct{})
-	go func() {
-		defer close(forwarded)
-		for {
-			select {
-			case <-done:
-				return
-			case s := <-signals:
-				forward(process, terminal, s)
-			}
-		}
-	}()
-	status, err := spawn.Reap(process.Pidfd)
-	close(done)
-	<-forwarded
-	terminal.drain()
-	if err = errors.Join(err, process.Pidfd.Close()); err != nil {
-		return 0, err
-	}
-	if status.Signaled() {
-		return exitCode(128 + int(status.Signal())), nil
-	}
-	return exitCode(status.ExitStatus()), nil
-}
-
-// forwarded are the signals that a container gets by way of us: those that terminals, shells and service managers send.
-// Each costs the start some time, and of the others nobody sends one to a process that does not ask for it.
-var forwarded = []os.Signal{
-	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGCONT,
-	unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGWINCH, unix.SIGPIPE,
-}
-
-func forward(process *oci.Process, terminal *terminal, s os.Signal) {
-	sig, ok := s.(unix.Signal)
-	switch {
-	case !ok || sig == unix.SIGCHLD || sig == unix.SIGURG: // Go preempts goroutines by SIGURG
-	case sig == unix.SIGWINCH:
-		terminal.resize()
-	default:
-		_ = unix.PidfdSendSignal(int(process.Pidfd.Fd()), sig, nil, 0) // it may have just ended
-	}
 }

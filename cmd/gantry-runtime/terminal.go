@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -18,6 +19,7 @@ import (
 type terminal struct {
 	socket string // path; "" for ours
 	wanted bool
+	own    int // descriptor of our terminal, or -1
 	master *os.File
 	before *term.State   // of our terminal
 	copied chan struct{} // closed when the output has been copied
@@ -25,14 +27,29 @@ type terminal struct {
 
 // newTerminal checks that there is somebody to take the terminal. Detached, that is the console socket only.
 func newTerminal(p *specs.Process, socket string, detach bool) (*terminal, error) {
-	t := &terminal{socket: socket, wanted: p != nil && p.Terminal}
+	t := &terminal{socket: socket, wanted: p != nil && p.Terminal, own: -1}
 	switch {
 	case t.wanted && detach && socket == "":
-		return nil, fmt.Errorf("cannot allocate tty if detaching without setting console socket")
-	case socket != "" && !t.wanted:
-		return nil, fmt.Errorf("cannot use console socket if the process has no terminal, or without detaching")
+		return nil, errors.New("cannot allocate tty if detaching without setting console socket")
+	case socket != "" && (!t.wanted || !detach):
+		return nil, errors.New("cannot use console socket if not detaching or without a terminal")
+	case t.wanted && socket == "":
+		t.own = ownTerminal()
 	}
 	return t, nil
+}
+
+// ownTerminal is the descriptor of the terminal that we were called on: any stream may be redirected, or all of them.
+func ownTerminal() int {
+	for _, fd := range []int{2, 1, 0} {
+		if term.IsTerminal(fd) {
+			return fd
+		}
+	}
+	if fd, err := unix.Open("/dev/tty", unix.O_RDWR|unix.O_CLOEXEC, 0); err == nil {
+		return fd
+	}
+	return -1
 }
 
 // stdio are the streams of the process.
@@ -47,16 +64,12 @@ func (t *terminal) stdio() oci.Stdio {
 func (t *terminal) take(master *os.File) error {
 	if t.socket != "" {
 		defer master.Close()
-		return send(t.socket, master)
+		return send(t.socket, "/dev/ptmx", master)
 	}
 	t.master = master
 	t.resize()
-	if term.IsTerminal(0) {
-		before, err := term.MakeRaw(0)
-		if err != nil {
-			return fmt.Errorf("make the terminal raw: %w", err)
-		}
-		t.before = before
+	if err := t.raw(); err != nil {
+		return fmt.Errorf("make the terminal raw: %w", err)
 	}
 	t.copied = make(chan struct{})
 	go func() { _, _ = io.Copy(master, os.Stdin) }() // ends with this program
@@ -67,12 +80,35 @@ func (t *terminal) take(master *os.File) error {
 	return nil
 }
 
+// raw leaves input to the process's terminal, and the ends of lines to ours, so that output without one has none of the
+// carriage returns.
+func (t *terminal) raw() error {
+	fd := int(t.master.Fd())
+	inside, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return err
+	}
+	inside.Oflag &^= unix.ONLCR
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS, inside); err != nil || t.own < 0 {
+		return err
+	}
+	if t.before, err = term.MakeRaw(t.own); err != nil {
+		return err
+	}
+	ours, err := unix.IoctlGetTermios(t.own, unix.TCGETS)
+	if err != nil {
+		return err
+	}
+	ours.Oflag |= unix.OPOST
+	return unix.IoctlSetTermios(t.own, unix.TCSETS, ours)
+}
+
 // resize gives the process's terminal the size of ours.
 func (t *terminal) resize() {
-	if t.master == nil {
+	if t.master == nil || t.own < 0 {
 		return
 	}
-	if size, err := unix.IoctlGetWinsize(0, unix.TIOCGWINSZ); err == nil {
+	if size, err := unix.IoctlGetWinsize(t.own, unix.TIOCGWINSZ); err == nil {
 		_ = unix.IoctlSetWinsize(int(t.master.Fd()), unix.TIOCSWINSZ, size) // the process may have ended
 	}
 }
@@ -86,22 +122,22 @@ func (t *terminal) drain() {
 
 func (t *terminal) close() {
 	if t.before != nil {
-		_ = term.Restore(0, t.before) // our terminal may be gone
+		_ = term.Restore(t.own, t.before) // our terminal may be gone
 	}
 	if t.master != nil {
 		_ = t.master.Close()
 	}
 }
 
-// send passes a terminal's master over a unix socket, with its name as the message, as runc's callers expect.
-func send(socket string, master *os.File) error {
+// send passes a descriptor over a unix socket, with its name as the message, as runc's callers expect.
+func send(socket, name string, f *os.File) error {
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
 	if err != nil {
-		return fmt.Errorf("reach the console socket: %w", err)
+		return fmt.Errorf("reach the socket for %s: %w", name, err)
 	}
 	defer conn.Close()
-	if _, _, err := conn.WriteMsgUnix([]byte("/dev/ptmx"), unix.UnixRights(int(master.Fd())), nil); err != nil {
-		return fmt.Errorf("pass the terminal to the console socket: %w", err)
+	if _, _, err := conn.WriteMsgUnix([]byte(name), unix.UnixRights(int(f.Fd())), nil); err != nil {
+		return fmt.Errorf("pass %s on: %w", name, err)
 	}
 	return nil
 }
