@@ -57,9 +57,24 @@ func (e *Engine) ExtractArchive(ctx context.Context, id, dir string, r io.Reader
 		if errors.Is(err, unix.EROFS) {
 			return fmt.Errorf("the root or the volume of the container is marked read-only: %w%w", err, noText{errdefs.ErrPermissionDenied})
 		}
-		return fmt.Errorf("copy into %s of container %s: %w", dir, c.ID, err)
+		return fmt.Errorf("copy into %s of container %s: %w%w", dir, c.ID, err, noText{badEntry(err)})
 	}
 	e.containerEvent(c, events.ActionExtractToDir)
+	return nil
+}
+
+// badEntry classifies an error over what an archive asks for, as against what the engine or the disk cannot do.
+func badEntry(err error) error {
+	for _, errno := range []unix.Errno{
+		unix.ENOENT, unix.ENOTDIR, unix.EISDIR, unix.EEXIST, unix.ENOTEMPTY, unix.ELOOP, unix.ENAMETOOLONG, unix.EXDEV, unix.EINVAL, unix.EBUSY,
+	} {
+		if errors.Is(err, errno) {
+			return errdefs.ErrInvalidArgument
+		}
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, tar.ErrHeader) || errors.Is(err, gzip.ErrHeader) || errors.Is(err, gzip.ErrChecksum) {
+		return errdefs.ErrInvalidArgument
+	}
 	return nil
 }
 
