@@ -48,6 +48,9 @@ func verbs() []verb {
 		{"port", "List port mappings or a specific mapping for the container", leaf(newPort)},
 		{"top", "Display the running processes of a container", leaf(newTop)},
 		{"stats", "Display a live stream of container(s) resource usage statistics", leaf(newStats)},
+		{"cp", "Copy files/folders between a container and the local filesystem", leaf(newCp)},
+		{"diff", "Inspect changes to files or directories on a container's filesystem", leaf(newDiff)},
+		{"export", "Export a container's filesystem as a tar archive", leaf(newExport)},
 		{"events", "Get real time events from the server", leaf(newEvents)},
 		{"load", "Load an image from a tar archive or STDIN", leaf(newLoad)},
 		{"tag", "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE", leaf(newTag)},
@@ -159,7 +162,7 @@ func containerVerbs() []verb {
 	for _, v := range verbs() {
 		switch v.name {
 		case "run", "exec", "create", "start", "rm", "logs", "attach", "stop", "restart", "kill", "wait", "pause", "unpause",
-			"rename", "update", "port", "top", "stats":
+			"rename", "update", "port", "top", "stats", "cp", "diff", "export":
 			table = append(table, v)
 		}
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 // copiers are the clients that copy.
-var copiers = []string{"docker"}
+var copiers = []string{"gantry", "docker"}
 
 func writeText(t *testing.T, name, text string) {
 	t.Helper()
@@ -81,9 +81,9 @@ func TestCopy(t *testing.T) {
 
 func TestCopyStream(t *testing.T) {
 	for _, name := range copiers {
-		must(t, command(name, shared, "run", "-d", "--name", "stream", "--read-only", "--tmpfs", "/scratch", "toolbox", "sleep", "1000"))
-		defer command(name, shared, "rm", "-f", "stream")
-		cmd := client(t.Context(), name, shared, "cp", "-", "stream:/scratch")
+		must(t, command(name, shared, "run", "-d", "--name", "stream-"+name, "--read-only", "--tmpfs", "/scratch", "toolbox", "sleep", "1000"))
+		defer command(name, shared, "rm", "-f", "stream-"+name)
+		cmd := client(t.Context(), name, shared, "cp", "-", "stream-"+name+":/scratch")
 		var archive bytes.Buffer
 		w := tar.NewWriter(&archive)
 		if err := w.WriteHeader(&tar.Header{Name: "x/y", Typeflag: tar.TypeReg, Size: 4, Mode: 0o640, Uid: 5}); err != nil {
@@ -97,13 +97,13 @@ func TestCopyStream(t *testing.T) {
 		}
 		cmd.Stdin = &archive
 		must(t, finish(cmd))
-		out := must(t, command(name, shared, "cp", "stream:/scratch/x/y", "-"))
+		out := must(t, command(name, shared, "cp", "stream-"+name+":/scratch/x/y", "-"))
 		h, err := tar.NewReader(strings.NewReader(out)).Next()
 		if err != nil || h.Name != "y" || h.Size != 4 || h.Mode != 0o640 || h.Uid != 5 {
 			t.Errorf("%+v, %v", h, err)
 		}
 		writeText(t, filepath.Join(t.TempDir(), "f"), "x")
-		if r := command(name, shared, "cp", bin("gantry-init"), "stream:/root"); r.code != 1 || !strings.Contains(r.err, "read-only") {
+		if r := command(name, shared, "cp", bin("gantry-init"), "stream-"+name+":/root"); r.code != 1 || !strings.Contains(r.err, "read-only") {
 			t.Errorf("into a read-only root: exit %d: %s", r.code, r.err)
 		}
 	}
@@ -114,15 +114,15 @@ func TestExportAndDiff(t *testing.T) {
 		do := func(args ...string) result { return command(name, shared, args...) }
 		volume := t.TempDir()
 		writeText(t, volume+"/private", "of the volume")
-		must(t, do("run", "-d", "--name", "changed", "-v", volume+":/volume", "toolbox", "sh", "-c", "mkdir /new; echo x > /new/file; rm /etc/group; sleep 1000"))
-		defer do("rm", "-f", "changed")
-		eventually(t, "it has changed its files", func() bool { return strings.Contains(do("diff", "changed").out, "D /etc/group") })
-		if got := must(t, do("diff", "changed")); got != "C /etc\nD /etc/group\nA /new\nA /new/file" {
+		must(t, do("run", "-d", "--name", "changed-"+name, "-v", volume+":/volume", "toolbox", "sh", "-c", "mkdir /new; echo x > /new/file; rm /etc/group; sleep 1000"))
+		defer do("rm", "-f", "changed-"+name)
+		eventually(t, "it has changed its files", func() bool { return strings.Contains(do("diff", "changed-"+name).out, "D /etc/group") })
+		if got := must(t, do("diff", "changed-"+name)); got != "C /etc\nD /etc/group\nA /new\nA /new/file" {
 			t.Errorf("diff: %q", got)
 		}
 		for range 2 {
 			var files []string
-			reader := tar.NewReader(strings.NewReader(command(name, shared, "export", "changed").out))
+			reader := tar.NewReader(strings.NewReader(command(name, shared, "export", "changed-"+name).out))
 			for {
 				h, err := reader.Next()
 				if err == io.EOF {
@@ -138,7 +138,7 @@ func TestExportAndDiff(t *testing.T) {
 					t.Errorf("export: %s is there: %v", file, !want)
 				}
 			}
-			must(t, do("stop", "-t", "0", "changed"))
+			must(t, do("stop", "-t", "0", "changed-"+name))
 		}
 	}
 }

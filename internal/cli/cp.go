@@ -1,0 +1,176 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/docker/go-units"
+	"github.com/moby/go-archive"
+	"github.com/moby/moby/client"
+	"github.com/spf13/cobra"
+)
+
+// copyOptions are the flags of cp.
+type copyOptions struct {
+	archive, follow, quiet bool
+}
+
+func newCp(a *app) *cobra.Command {
+	var o copyOptions
+	cmd := &cobra.Command{
+		Use:   "cp [OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n  gantry cp [OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH",
+		Short: "Copy files/folders between a container and the local filesystem", Args: argsBetween(2, 2),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.cp(cmd.Context(), args[0], args[1], o) },
+	}
+	cmd.Flags().BoolVarP(&o.archive, "archive", "a", false, "Archive mode (copy all uid/gid information)")
+	cmd.Flags().BoolVarP(&o.follow, "follow-link", "L", false, "Always follow symbol link in SRC_PATH")
+	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "Suppress output of what was copied")
+	return cmd
+}
+
+func (a *app) cp(ctx context.Context, source, target string, o copyOptions) error {
+	from, src := containerPath(source)
+	to, dst := containerPath(target)
+	switch {
+	case src == "" || dst == "":
+		return errors.New("cp: a path is empty")
+	case from != "" && to != "":
+		return errors.New("copying between containers is not supported")
+	case from == "" && to == "":
+		return errors.New("must specify at least one container source")
+	}
+	a.negotiate = true // a request that has read the archive cannot be made again
+	api, err := a.engine(ctx)
+	if err != nil {
+		return err
+	}
+	var n int64
+	if from != "" {
+		n, err = a.copyFrom(ctx, api, from, src, dst, o)
+	} else {
+		n, err = a.copyTo(ctx, api, src, to, dst, o)
+	}
+	if err == nil && !o.quiet && dst != "-" {
+		a.warnf("Successfully copied %s to %s\n", units.HumanSize(float64(n)), target)
+	}
+	return err
+}
+
+// containerPath splits CONTAINER:PATH; a path of this machine has no container. One with a colon begins with / or a dot.
+func containerPath(arg string) (container, name string) {
+	before, after, found := strings.Cut(arg, ":")
+	if !found || filepath.IsAbs(arg) || strings.HasPrefix(before, ".") {
+		return "", arg
+	}
+	return before, after
+}
+
+// copyFrom copies out of a container, to a tar archive on standard output if dst is "-". It returns the bytes of the archive.
+func (a *app) copyFrom(ctx context.Context, api *client.Client, name, src, dst string, o copyOptions) (int64, error) {
+	rebase := ""
+	if o.follow {
+		stat, err := api.ContainerStatPath(ctx, name, client.ContainerStatPathOptions{Path: src})
+		if err == nil && stat.Stat.Mode&fs.ModeSymlink != 0 {
+			src, rebase = archive.GetRebaseName(src, linkTarget(src, stat.Stat.LinkTarget))
+		}
+	}
+	result, err := api.CopyFromContainer(ctx, name, client.CopyFromContainerOptions{SourcePath: src})
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = result.Content.Close() }()
+	counted := &counter{Reader: result.Content}
+	if dst == "-" {
+		_, err := io.Copy(a.out, counted)
+		return counted.n, err
+	}
+	local, err := filepath.Abs(dst)
+	if err != nil {
+		return 0, err
+	}
+	info := archive.CopyInfo{Path: src, Exists: true, IsDir: result.Stat.Mode.IsDir(), RebaseName: rebase}
+	var content io.Reader = counted
+	if rebase != "" {
+		_, base := archive.SplitPathDirEntry(src)
+		renamed := archive.RebaseArchiveEntries(counted, base, rebase)
+		defer func() { _ = renamed.Close() }()
+		content = renamed
+	}
+	err = archive.CopyTo(content, info, archive.PreserveTrailingDotOrSeparator(local, dst))
+	return counted.n, err
+}
+
+// copyTo copies into a container, from a tar archive on standard input if src is "-". It returns the bytes of the archive.
+func (a *app) copyTo(ctx context.Context, api *client.Client, src, name, dst string, o copyOptions) (int64, error) {
+	info := destination(ctx, api, name, dst)
+	request := client.CopyToContainerOptions{DestinationPath: info.Path, CopyUIDGID: o.archive}
+	counted := &counter{Reader: a.in}
+	if src == "-" {
+		if info.Exists && !info.IsDir {
+			return 0, fmt.Errorf("destination %q must be a directory", name+":"+dst)
+		}
+	} else {
+		local, err := filepath.Abs(src)
+		if err != nil {
+			return 0, err
+		}
+		from, err := archive.CopyInfoSourcePath(archive.PreserveTrailingDotOrSeparator(local, src), o.follow)
+		if err != nil {
+			return 0, err
+		}
+		files, err := archive.TarResource(from)
+		if err != nil {
+			return 0, err
+		}
+		defer func() { _ = files.Close() }()
+		dir, prepared, err := archive.PrepareArchiveCopy(files, from, info)
+		if err != nil {
+			return 0, err
+		}
+		defer func() { _ = prepared.Close() }()
+		request.DestinationPath, counted.Reader = dir, prepared
+	}
+	request.Content = counted
+	_, err := api.CopyToContainer(ctx, name, request)
+	return counted.n, err
+}
+
+// destination is what is known of a path in a container; a link is followed. What cannot be found may be there to be made.
+func destination(ctx context.Context, api *client.Client, name, dst string) archive.CopyInfo {
+	info := archive.CopyInfo{Path: dst}
+	stat, err := api.ContainerStatPath(ctx, name, client.ContainerStatPathOptions{Path: dst})
+	if err == nil && stat.Stat.Mode&fs.ModeSymlink != 0 {
+		info.Path = linkTarget(dst, stat.Stat.LinkTarget)
+		stat, err = api.ContainerStatPath(ctx, name, client.ContainerStatPathOptions{Path: info.Path})
+	}
+	if err == nil {
+		info.Exists, info.IsDir = true, stat.Stat.Mode.IsDir()
+	}
+	return info
+}
+
+// linkTarget is where a link in a container leads.
+func linkTarget(link, target string) string {
+	if path.IsAbs(target) {
+		return target
+	}
+	return path.Join(path.Dir(link), target)
+}
+
+// counter counts what is read.
+type counter struct {
+	io.Reader
+	n int64
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.n += int64(n)
+	return n, err
+}
