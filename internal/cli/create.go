@@ -37,7 +37,7 @@ func (o *createOptions) register(set *pflag.FlagSet) {
 	set.StringVar(&o.pull, "pull", pullMissing, `Pull image before running ("always", "missing", "never")`)
 	set.BoolVarP(&o.quiet, "quiet", "q", false, "Suppress the pull output")
 	set.BoolVar(&o.untrusted, "disable-content-trust", true, "Skip image verification")
-	_ = set.MarkHidden("disable-content-trust")
+	_ = set.MarkDeprecated("disable-content-trust", "support for docker content trust was removed")
 }
 
 func (o *createOptions) validate() error {

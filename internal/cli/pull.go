@@ -50,7 +50,7 @@ func newPull(a *app) *cobra.Command {
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "Suppress verbose output")
 	cmd.Flags().StringVar(&opts.platform, "platform", "", "Set platform if server is multi-platform capable")
 	cmd.Flags().BoolVar(&untrusted, "disable-content-trust", true, "Skip image verification")
-	_ = cmd.Flags().MarkHidden("disable-content-trust")
+	_ = cmd.Flags().MarkDeprecated("disable-content-trust", "support for docker content trust was removed")
 	return cmd
 }
 

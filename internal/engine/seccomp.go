@@ -136,6 +136,9 @@ type security struct {
 func parseSecurity(opts []string, privileged bool, caps []string) (security, error) {
 	s := security{unmasked: privileged}
 	profile := defaultProfile()
+	if privileged {
+		profile = nil // unless one is asked for
+	}
 	for _, opt := range opts {
 		key, value, found := strings.Cut(opt, "=")
 		if !found {
@@ -166,7 +169,7 @@ func parseSecurity(opts []string, privileged bool, caps []string) (security, err
 			return s, fmt.Errorf("unknown security option %q: %w", opt, errdefs.ErrInvalidArgument)
 		}
 	}
-	if profile != nil && !privileged {
+	if profile != nil {
 		s.seccomp = resolveProfile(profile, caps)
 	}
 	return s, nil

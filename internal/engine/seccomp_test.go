@@ -44,6 +44,7 @@ func TestParseSecurity(t *testing.T) {
 	}{
 		"default":             {confined: true},
 		"privileged":          {privileged: true, unmasked: true},
+		"privileged, profile": {opts: []string{`seccomp={"defaultAction":"SCMP_ACT_ALLOW"}`}, privileged: true, unmasked: true, confined: true},
 		"unconfined":          {opts: []string{"seccomp=unconfined"}},
 		"old colon form":      {opts: []string{"seccomp:unconfined"}},
 		"no new privileges":   {opts: []string{"no-new-privileges"}, confined: true, nnp: true},
