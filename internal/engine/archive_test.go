@@ -39,7 +39,7 @@ func outside(t *testing.T) (dir string, root *rootView) {
 	return dir, &rootView{fd: fd}
 }
 
-func link(t *testing.T, target, name string) {
+func symlink(t *testing.T, target, name string) {
 	t.Helper()
 	if err := os.Symlink(target, name); err != nil {
 		t.Fatal(err)
@@ -77,11 +77,11 @@ func extractTo(root *rootView, dir string, r io.Reader, o ExtractOptions) error 
 
 func TestStatStaysInside(t *testing.T) {
 	dir, root := outside(t)
-	link(t, dir+"/secret", dir+"/root/absolute")
-	link(t, "../../../../.."+dir+"/secret/file", dir+"/root/srv/relative")
-	link(t, "/proc/self/root", dir+"/root/magic")
-	link(t, "etc", dir+"/root/to-etc")
-	link(t, "to-etc/file", dir+"/root/chain")
+	symlink(t, dir+"/secret", dir+"/root/absolute")
+	symlink(t, "../../../../.."+dir+"/secret/file", dir+"/root/srv/relative")
+	symlink(t, "/proc/self/root", dir+"/root/magic")
+	symlink(t, "etc", dir+"/root/to-etc")
+	symlink(t, "to-etc/file", dir+"/root/chain")
 	c := &Container{ID: "c"}
 	for name, want := range map[string]string{
 		"/etc/file": "file", "etc/../etc/file": "file", "/to-etc/file": "file", "/../../etc": "etc", "/": "/", "/etc/.": ".",
@@ -123,7 +123,7 @@ func TestArchiveRoundTrip(t *testing.T) {
 	if err := os.Link(src+"/deep/file", src+"/same"); err != nil {
 		t.Fatal(err)
 	}
-	link(t, "/etc/file", src+"/link")
+	symlink(t, "/etc/file", src+"/link")
 	if err := unix.Mkfifo(src+"/pipe", 0o640); err != nil { // opened for reading, it would hang
 		t.Fatal(err)
 	}
@@ -240,7 +240,7 @@ func TestSwapper(t *testing.T) {
 	if err := os.Mkdir(srv+"/a", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	link(t, dir+"/secret", srv+"/b")
+	symlink(t, dir+"/secret", srv+"/b")
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)

@@ -43,6 +43,7 @@ type record struct {
 	Config   Config
 	Image    imageRef
 	Volumes  map[string]volumeUse `json:",omitempty"` // by destination
+	Links    []link               `json:",omitempty"`
 	Borrowed []mountPoint         `json:",omitempty"` // of --volumes-from, as they were at the creation
 	Last     lastRun
 	Health   *container.Health `json:",omitempty"` // replaced as a whole, never changed; nil without a check

@@ -40,6 +40,9 @@ func (e *Engine) CreateContainer(ctx context.Context, r CreateRequest) (containe
 		ID: c.ID, Created: time.Now().UTC(), Config: r.Config,
 		Image: imageRef{ID: img.ID, Manifest: img.Manifest, Platform: img.Platform},
 	}
+	if c.record.Links, err = e.linksOf(&r.Config); err != nil {
+		return container.CreateResponse{}, err
+	}
 	c.record.Borrowed = slices.DeleteFunc(slices.Clone(points), func(m mountPoint) bool { return !m.Borrowed })
 	if c.record.Name, err = e.reserveName(r.Name, c.ID); err != nil {
 		return container.CreateResponse{}, err
@@ -117,6 +120,9 @@ func (e *Engine) check(c *Config, img *image.Image) ([]mountPoint, []string, err
 	if err := e.checkModes(host); err != nil {
 		return nil, nil, err
 	}
+	if _, err := e.linksOf(c); err != nil {
+		return nil, nil, err
+	}
 	if err := checkDevices(host.Devices); err != nil {
 		return nil, nil, err
 	}
@@ -192,8 +198,6 @@ func (e *Engine) checkModes(host *container.HostConfig) error {
 		return refuse("invalid user namespace mode: %q", host.UsernsMode)
 	case !host.CgroupnsMode.Valid():
 		return refuse("invalid cgroup namespace mode: %q", host.CgroupnsMode)
-	case len(host.Links) > 0:
-		return refuse("links are not supported: use names on a network")
 	case len(host.DeviceRequests) > 0:
 		return refuse("device requests (--gpus) need a device driver, and there is none")
 	case host.VolumeDriver != "" && host.VolumeDriver != "local":

@@ -35,6 +35,11 @@ func (e *Engine) InspectContainer(ctx context.Context, id string, size bool) (*c
 		}},
 		NetworkSettings: &container.NetworkSettings{Networks: e.endpoints(v), Ports: portMap(v)},
 	}
+	if len(rec.Links) > 0 {
+		host := *rec.Config.HostConfig
+		host.Links = e.linkTexts(rec)
+		r.HostConfig = &host
+	}
 	if rec.Config.HostConfig.LogConfig.Type == "json-file" {
 		r.LogPath = c.logPath()
 	}

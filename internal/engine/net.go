@@ -197,6 +197,7 @@ func (c *Container) writeHostFiles(rec record, endpoint *network.Endpoint) error
 	if err != nil {
 		return err
 	}
+	extra = append(extra, c.engine.linkHosts(rec.Links)...)
 	hosts := network.Hosts(name, rec.Config.Domainname, address, extra)
 	resolv, err := os.ReadFile("/etc/resolv.conf")
 	if err != nil && !os.IsNotExist(err) {

@@ -17,7 +17,7 @@ import (
 // RemoveContainer removes a container that does not run, or with Force any.
 func (e *Engine) RemoveContainer(ctx context.Context, id string, o RemoveOptions) error {
 	if o.Link {
-		return fmt.Errorf("links are not supported%w", noText{errdefs.ErrInvalidArgument})
+		return refuse("removing a link of a running container is not supported: remove the container")
 	}
 	c, err := e.lookup(id)
 	if err != nil {

@@ -24,6 +24,7 @@ type start struct {
 	Cgroup    string                              // path of the container's cgroup
 	Mounts    []specs.Mount                       // the user's, sources resolved
 	Namespace map[specs.LinuxNamespaceType]string // namespaces to join, by path
+	Links     []string                            // environment of linked containers
 	Devices   []specs.LinuxDevice                 // of the host, for the container
 	Rules     []specs.LinuxDeviceCgroup           // that let it use them
 }
@@ -154,6 +155,9 @@ func environment(c *container.Config, s start) []string {
 	set("HOSTNAME=" + s.Hostname)
 	if c.Tty {
 		set("TERM=xterm")
+	}
+	for _, entry := range s.Links {
+		set(entry)
 	}
 	if s.Image != nil {
 		for _, entry := range s.Image.Config.Env {

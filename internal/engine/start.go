@@ -62,6 +62,7 @@ func (c *Container) start(ctx context.Context) error {
 	c.engine.background(func(ctx context.Context) { c.watch(ctx, r) })
 	c.engine.containerEvent(c, events.ActionStart)
 	c.superviseHealth(ctx, r)
+	c.tellLinked()
 	return nil
 }
 
@@ -229,6 +230,9 @@ func (c *Container) startValues(rec record, img *image.Image, lower []string, en
 			return start{}, fmt.Errorf("join the %s namespace of container %s: %w", kind, other, err)
 		}
 		s.Namespace[kind] = fmt.Sprintf("/proc/%d/ns/%s", r.Pid, namespaceFiles[kind])
+	}
+	if s.Links, err = e.linkEnvironment(context.Background(), rec); err != nil {
+		return start{}, err
 	}
 	if s.Devices, s.Rules, err = devices(host); err != nil {
 		return start{}, err
