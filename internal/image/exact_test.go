@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
 
@@ -175,5 +176,29 @@ func TestUnpackEnds(t *testing.T) {
 	}
 	if err := (&unpacker{entries: 9, left: 9}).unpack(t.TempDir(), bytes.NewReader(whole[:512])); err == nil {
 		t.Error("a stream that ends within a file was taken for whole")
+	}
+}
+
+// BenchmarkUnpack: a layer of 2000 files of 8 KiB, from gzip to its verified directory, without syncing.
+func BenchmarkUnpack(b *testing.B) {
+	entries := []entry{}
+	for i := range 2000 {
+		if i%50 == 0 {
+			entries = append(entries, dir(fmt.Sprintf("d%d", i/50)))
+		}
+		entries = append(entries, file(fmt.Sprintf("d%d/f%d", i/50, i), strings.Repeat(fmt.Sprintf("some text %d, ", i*7919), 8192/16)))
+	}
+	plain := tarOf(b, entries...)
+	blob := gzipped(b, plain)
+	s := newStore(b, Options{})
+	b.SetBytes(int64(len(plain)))
+	for b.Loop() {
+		whole, err := s.layers.unpack(b.Context(), digest.FromBytes(plain), bytes.NewReader(blob))
+		if err == nil {
+			err = whole.discard()
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
 	}
 }
