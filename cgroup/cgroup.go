@@ -49,6 +49,7 @@ func create(h *host, path string, res *specs.LinuxResources) (_ *Group, err erro
 	}
 	g := &Group{path: filepath.Clean(path), host: h}
 	var made []string // directories that are ours to take back
+	var taken bool    // some were there
 	defer func() {
 		if err != nil {
 			for _, dir := range made {
@@ -66,10 +67,15 @@ func create(h *host, path string, res *specs.LinuxResources) (_ *Group, err erro
 			if busy, err := occupied(dir); err != nil {
 				return nil, fmt.Errorf("create cgroup %s: %w", g.path, err)
 			} else if busy {
-				return nil, fmt.Errorf("create cgroup %s: %s has processes already: %w", g.path, dir, os.ErrExist)
+				return nil, fmt.Errorf("create cgroup %s: container's cgroup is not empty: %s has processes already: %w", g.path, dir, os.ErrExist)
 			}
+			taken = true
+			continue
 		}
 		made = append(made, dir)
+	}
+	if frozen, err := g.Frozen(); taken && err == nil && frozen { // a process would never begin in it
+		return nil, fmt.Errorf("create cgroup %s: container's cgroup unexpectedly frozen: %w", g.path, unix.EBUSY)
 	}
 	if res != nil {
 		if err := g.Set(res); err != nil {

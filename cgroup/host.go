@@ -59,7 +59,7 @@ func readHost(mountinfo io.Reader, read func(string) ([]byte, error)) (*host, er
 		case "cgroup":
 			var controllers []string
 			for option := range strings.SplitSeq(kind[2], ",") {
-				if slices.Contains(v1Controllers, option) && !seen[option] {
+				if (slices.Contains(v1Controllers, option) || option == systemdTree) && !seen[option] {
 					controllers = append(controllers, option)
 					seen[option] = true
 				}
@@ -81,6 +81,9 @@ func readHost(mountinfo io.Reader, read func(string) ([]byte, error)) (*host, er
 // v1Controllers are the controllers of v1 that a container may have; see cgroups(7).
 var v1Controllers = []string{"blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "net_cls", "net_prio", "perf_event", "pids", "rdma", "misc"}
 
+// systemdTree is a v1 hierarchy without controllers, by which systemd tells whose a process is.
+const systemdTree = "name=systemd"
+
 func (h *host) mode() Mode {
 	switch {
 	case len(h.v1) == 0:
@@ -101,10 +104,13 @@ func Detect() (Mode, error) {
 	return h.mode(), nil
 }
 
-// trees are the hierarchies that groups are made in: every v1 one, or v2 where there is no other.
+// trees are the hierarchies that groups are made in: all. Beside v1, the v2 tree is one without controllers.
 func (h *host) trees() []hierarchy {
-	if len(h.v1) == 0 {
+	switch h.mode() {
+	case V2:
 		return []hierarchy{*h.unified}
+	case Hybrid:
+		return append(h.v1[:len(h.v1):len(h.v1)], hierarchy{mount: h.unified.mount, v2: true})
 	}
 	return h.v1
 }
@@ -127,7 +133,9 @@ func Hierarchies() ([][]string, error) {
 	}
 	var list [][]string
 	for _, t := range h.v1 {
-		list = append(list, t.controllers)
+		if !t.has(systemdTree) {
+			list = append(list, t.controllers)
+		}
 	}
 	return list, nil
 }

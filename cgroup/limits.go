@@ -135,7 +135,7 @@ func text(list []setting, controller, file, field, value string) []setting {
 // settingsV1 are a specification's limits as v1 wants them; see the kernel's admin-guide/cgroup-v1.
 func settingsV1(res *specs.LinuxResources) ([]setting, error) {
 	if len(res.Unified) > 0 {
-		return nil, errors.New("linux.resources.unified: this host has no cgroup v2 controllers")
+		return nil, errors.New("invalid configuration: linux.resources.unified: this host has no cgroup v2 controllers")
 	}
 	var l []setting
 	if m := res.Memory; m != nil {
@@ -199,15 +199,18 @@ func pids(l []setting, p *specs.LinuxPids) []setting {
 		return l
 	}
 	value := "max"
-	if *p.Limit > 0 {
-		value = fmt.Sprint(*p.Limit)
+	if *p.Limit >= 0 { // none at all is one: systemd knows no less
+		value = fmt.Sprint(max(*p.Limit, 1))
 	}
 	return text(l, "pids", "pids.max", "pids.limit", value)
 }
 
+// hugepages limits what is used, and what is reserved where the kernel counts that.
 func hugepages(l []setting, limits []specs.LinuxHugepageLimit, file func(size string) string) []setting {
 	for _, h := range limits {
 		l = text(l, "hugetlb", file(h.Pagesize), "hugepageLimits", fmt.Sprint(h.Limit))
+		l = text(l, "hugetlb", file(h.Pagesize+".rsvd"), "hugepageLimits", fmt.Sprint(h.Limit))
+		l[len(l)-1].optional = true
 	}
 	return l
 }

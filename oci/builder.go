@@ -25,6 +25,7 @@ type builder struct {
 	root   spawn.FD   // the container's root, mounted detached
 
 	state   specs.State // of the container, for a filter's agent; pid 0: the plan makes its first process
+	first   int         // exec: pid of the container's first process; 0: the environment is complete
 	program string      // what is executed, if not what process.args names: a hook
 }
 

@@ -74,6 +74,7 @@ func (b *builder) container(o CreateOptions, entry *cgroup.Entry, fifo spawn.FD,
 		func() error { b.adjustOOM(b.inUserNamespace()); b.openLabels(); return nil },
 		func() error { b.hide(); return nil },
 		func() error { return b.enterRoot(o) },
+		func() error { return b.environment(fmt.Sprintf("/proc/self/fd/%d", b.root.Num)) },
 		func() error { b.confine(); return nil },
 		b.mounts,
 		b.devices,
@@ -119,7 +120,9 @@ func (b *builder) joinCgroup(entry *cgroup.Entry) error {
 	}
 	for _, f := range entry.Tasks {
 		name := filepath.Base(filepath.Dir(f.Name()))
-		b.add("join cgroup "+f.Name(), unix.SYS_WRITE, spawn.Desc(spawn.FD{Num: int(f.Fd()), Name: name + "/tasks"}), spawn.Str("0"), spawn.Int(1))
+		tasks := spawn.Desc(spawn.FD{Num: int(f.Fd()), Name: name + "/tasks"})
+		b.add("join cgroup "+f.Name(), unix.SYS_WRITE, tasks, spawn.Str("0"), spawn.Int(1))
+		b.add("close "+f.Name(), unix.SYS_CLOSE, tasks) // a created container waits: with nothing of the host's in its hands
 	}
 	return nil
 }

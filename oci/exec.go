@@ -38,7 +38,7 @@ func (c *Container) ExecWith(_ context.Context, process *specs.Process, o ExecOp
 	case status == specs.StateStopped:
 		return nil, fmt.Errorf("exec in container %s: %w", c.ID, ErrNotRunning)
 	case status == StatePaused && !o.IgnorePaused:
-		return nil, fmt.Errorf("exec in container %s: it is paused: resume it first", c.ID)
+		return nil, fmt.Errorf("cannot exec in a paused container: %s: resume it first", c.ID)
 	}
 	spec := *rec.Spec
 	spec.Process = process
@@ -64,6 +64,7 @@ func (c *Container) ExecWith(_ context.Context, process *specs.Process, o ExecOp
 	if err != nil {
 		return nil, fmt.Errorf("exec in container %s: %w", c.ID, err)
 	}
+	b.first = rec.Pid
 	if err := b.exec(spawn.FD{Num: int(first.Fd()), Name: "container"}, entry, o.Stdio, o.PreserveFDs, rec.NoNewKeyring); err != nil {
 		return nil, fmt.Errorf("exec in container %s: %w", c.ID, err)
 	}
@@ -90,6 +91,12 @@ func (b *builder) exec(first spawn.FD, entry *cgroup.Entry, stdio Stdio, preserv
 			text = p.ExecCPUAffinity.Final
 		}
 		b.runOn(cpus.final, text)
+	}
+	if b.first != 0 {
+		if err := b.environment(fmt.Sprintf("/proc/%d/root", b.first)); err != nil {
+			return err
+		}
+		p = b.spec.Process
 	}
 	b.adjustOOM(false)
 	b.openLabels()

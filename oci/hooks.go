@@ -205,11 +205,12 @@ func (p *hookProcess) runBeside(ctx context.Context, b *builder, child *spawn.Pr
 func (p *hookProcess) runIn(ctx context.Context, c *Container, rec *record) error {
 	spec, process := *rec.Spec, *rec.Spec.Process
 	process.Terminal, process.Args, process.ExecCPUAffinity = false, p.args, nil
+	home := rec.Pid // where the user's home is looked up
 	if len(p.env) > 0 {
-		process.Env = p.env
+		process.Env, home = p.env, 0
 	}
 	spec.Process = &process
-	b := &builder{id: c.ID, bundle: rec.Bundle, spec: &spec, program: p.path, state: rec.hookState(specs.StateCreated)}
+	b := &builder{id: c.ID, bundle: rec.Bundle, spec: &spec, program: p.path, first: home, state: rec.hookState(specs.StateCreated)}
 	defer b.close()
 	first, err := rec.pidfd()
 	if err != nil {

@@ -110,7 +110,7 @@ func TestHooksInheritNothing(t *testing.T) {
 	t.Setenv("LD_PRELOAD", "/evil.so")
 	for _, kind := range hookKinds {
 		b := newBundle(t, "exit", "0")
-		b.spec.Process.Env = []string{"PATH=/bin", "LD_PRELOAD=/image.so"} // CVE-2025-23266
+		b.spec.Process.Env = []string{"PATH=/bin", "LD_PRELOAD=/image.so", "HOME=/root"} // CVE-2025-23266
 		path, file, want := probe, filepath.Join(t.TempDir(), kind), []string(nil)
 		if kind == "startContainer" {
 			path, file, want = "/bin/probe", "/tmp/hook", b.spec.Process.Env

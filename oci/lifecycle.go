@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -247,16 +248,22 @@ func (rec *record) hookState(status specs.ContainerState) specs.State {
 // ErrNotRunning is wrapped by errors of what needs a living process.
 var ErrNotRunning = errors.New("container not running")
 
-// Kill sends a signal to the first process through its pidfd, or to all processes of the container.
+// Kill sends a signal to the first process through its pidfd, or to all processes of the container. Where the first one's
+// end would not be theirs, since they are not alone in their pid namespace, SIGKILL is for all.
 func (c *Container) Kill(sig unix.Signal, all bool) error {
 	rec, err := c.load()
 	if err != nil {
 		return err
 	}
-	if all {
+	alone := slices.ContainsFunc(rec.namespaces(), func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace && n.Path == "" })
+	if all || (sig == unix.SIGKILL && !alone) {
 		return c.killAll(rec, sig)
 	}
-	stopped := c.status(rec) == specs.StateStopped // before the signal: after it, it may well be
+	status := c.status(rec) // before the signal: after it, it may well be another
+	if status == specs.StateCreated && ends(sig) {
+		sig = unix.SIGKILL // it waits, the first of its namespace: no other signal would reach it
+	}
+	stopped := status == specs.StateStopped
 	pidfd, err := rec.pidfd()
 	if err == nil {
 		defer pidfd.Close()
@@ -268,7 +275,37 @@ func (c *Container) Kill(sig unix.Signal, all bool) error {
 	if err != nil {
 		return fmt.Errorf("send %s to container %s: %w", unix.SignalName(sig), c.ID, err)
 	}
+	if sig == unix.SIGKILL {
+		return thaw(rec) // on v1 a frozen process does not die
+	}
 	return nil
+}
+
+func thaw(rec *record) error {
+	group, err := cgroup.Open(rec.Cgroup)
+	if err != nil {
+		return nil //nolint:nilerr // it has gone with its last process
+	}
+	if frozen, err := group.Frozen(); err != nil || !frozen {
+		return nil //nolint:nilerr // likewise
+	}
+	return group.Thaw()
+}
+
+// ends tells whether a signal ends who does not expect it; see signal(7).
+func ends(sig unix.Signal) bool {
+	switch sig {
+	case 0, unix.SIGCHLD, unix.SIGURG, unix.SIGWINCH, unix.SIGCONT, unix.SIGSTOP, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU:
+		return false
+	}
+	return true
+}
+
+func (rec *record) namespaces() []specs.LinuxNamespace {
+	if rec.Spec.Linux == nil {
+		return nil
+	}
+	return rec.Spec.Linux.Namespaces
 }
 
 func (c *Container) killAll(rec *record, sig unix.Signal) error {

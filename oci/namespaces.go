@@ -44,7 +44,7 @@ func (b *builder) isNew(kind specs.LinuxNamespaceType) bool {
 // its root; a time namespace wants its offsets before anybody is in it.
 func (b *builder) namespaces() error {
 	for _, n := range b.spec.Linux.Namespaces {
-		late := n.Type == specs.TimeNamespace || (n.Type == specs.CgroupNamespace && b.plan.Cgroup == nil)
+		late := n.Type == specs.TimeNamespace || (n.Type == specs.CgroupNamespace && cgroupMode() != cgroup.V2)
 		if n.Path == "" && !late {
 			b.plan.Namespaces |= cloneFlags[n.Type]
 		}
@@ -73,7 +73,7 @@ func (b *builder) namespaces() error {
 		}
 		b.add(fmt.Sprintf("join %s namespace %s", kind, n.Path), unix.SYS_SETNS, spawn.Desc(fd), spawn.Flags(cloneFlags[kind], flagName(kind)))
 	}
-	if b.isNew(specs.CgroupNamespace) && b.plan.Cgroup == nil {
+	if b.isNew(specs.CgroupNamespace) && cgroupMode() != cgroup.V2 {
 		b.add("make a cgroup namespace", unix.SYS_UNSHARE, spawn.Flags(unix.CLONE_NEWCGROUP, "CLONE_NEWCGROUP"))
 	}
 	if b.isNew(specs.TimeNamespace) {

@@ -224,7 +224,7 @@ func TestWhatTheProgramSees(t *testing.T) {
 		{"cwd", r.Cwd, "/tmp"},
 		{"hostname", r.Hostname, "probe"},
 		{"groups", fmt.Sprint(r.Groups), "[7 9]"},
-		{"env", fmt.Sprint(r.Env), "[PATH=/sbin:/bin A=b]"},
+		{"env", fmt.Sprint(r.Env), "[PATH=/sbin:/bin A=b HOME=/]"},
 		{"oom_score_adj", strings.TrimSpace(r.OOMScoreAdj), "123"},
 		{"umask", r.field("Umask"), "0027"},
 		{"no_new_privs", r.field("NoNewPrivs"), "1"},

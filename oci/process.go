@@ -115,7 +115,7 @@ func parseCapabilities(c *specs.LinuxCapabilities) *capabilitySets {
 		slog.Warn("ignoring unknown or unavailable capabilities", "names", slices.Compact(unknown))
 	}
 	if lost := s.ambient &^ (s.permitted & s.inheritable); lost != 0 {
-		slog.Warn("ambient capabilities that are not both permitted and inheritable cannot be raised", "names", capabilityText(lost))
+		slog.Warn("can't raise ambient capability " + capabilityText(lost) + ": not both permitted and inheritable")
 	}
 	return s
 }
@@ -271,7 +271,7 @@ func (b *builder) execute(p *specs.Process) error {
 	argv, env := spawn.Strs(p.Args), spawn.Strs(p.Env)
 	list := b.candidates(p)
 	for i, path := range list {
-		s := b.add(fmt.Sprintf("exec: %q", path), unix.SYS_EXECVE, spawn.Str(path), argv, env)
+		s := b.add("exec "+path, unix.SYS_EXECVE, spawn.Str(path), argv, env)
 		s.Exit = exitNotExecutable
 		if i < len(list)-1 {
 			s.Ignore = []unix.Errno{unix.ENOENT, unix.ENOTDIR, unix.EACCES, unix.ELOOP}

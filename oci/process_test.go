@@ -233,16 +233,16 @@ func TestBadAttributes(t *testing.T) {
 		"process.ioPriority.priority 8": func(s *specs.Spec) {
 			s.Process.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 8}
 		},
-		`linux.personality.domain: unknown domain "X"`: func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{Domain: "X"} },
-		`linux.memoryPolicy.mode: unknown mode "X"`:    func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: "X"} },
-		`linux.memoryPolicy.flags: unknown flag "X"`: func(s *specs.Spec) {
+		`linux.personality.domain: unknown domain "X"`:            func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{Domain: "X"} },
+		`linux.memoryPolicy.mode: invalid memory policy mode "X"`: func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: "X"} },
+		`linux.memoryPolicy.flags: invalid memory policy flag "X"`: func(s *specs.Spec) {
 			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0", Flags: []specs.MemoryPolicyFlagType{"X"}}
 		},
 		"linux.memoryPolicy.nodes: MPOL_BIND needs some": func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind} },
 		`linux.memoryPolicy.nodes "0": MPOL_LOCAL`: func(s *specs.Spec) {
 			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolLocal, Nodes: "0"}
 		},
-		`linux.memoryPolicy.nodes: "1-0": 1-0 is no range`: func(s *specs.Spec) {
+		`linux.memoryPolicy.nodes: invalid memory policy nodes: "1-0": 1-0 is no range`: func(s *specs.Spec) {
 			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "1-0"}
 		},
 		"set the memory policy to MPOL_BIND: invalid": func(s *specs.Spec) {

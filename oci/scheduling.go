@@ -132,18 +132,18 @@ func (b *builder) memoryPolicy(p *specs.LinuxMemoryPolicy) error {
 	}
 	mode, known := memoryModes[p.Mode]
 	if !known {
-		return fmt.Errorf("config.json: linux.memoryPolicy.mode: unknown mode %q", p.Mode)
+		return fmt.Errorf("config.json: linux.memoryPolicy.mode: invalid memory policy mode %q", p.Mode)
 	}
 	for _, name := range p.Flags {
 		flag, known := memoryFlags[name]
 		if !known {
-			return fmt.Errorf("config.json: linux.memoryPolicy.flags: unknown flag %q", name)
+			return fmt.Errorf("config.json: linux.memoryPolicy.flags: invalid memory policy flag %q", name)
 		}
 		mode |= flag
 	}
 	nodes, err := parseSet(p.Nodes, maxNodes)
 	if err != nil {
-		return fmt.Errorf("config.json: linux.memoryPolicy.nodes: %w", err)
+		return fmt.Errorf("config.json: linux.memoryPolicy.nodes: invalid memory policy nodes: %w", err)
 	}
 	switch p.Mode {
 	case specs.MpolDefault, specs.MpolLocal:

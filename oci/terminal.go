@@ -26,6 +26,8 @@ func (b *builder) terminal(console func(*os.File) error) error {
 	b.add("bind the terminal to /dev/console", unix.SYS_MOVE_MOUNT, spawn.Of(slotTree), spawn.Str(""), spawn.Of(slotScratch), spawn.Str(""),
 		spawn.Flags(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH, "MOVE_MOUNT_F_EMPTY_PATH|MOVE_MOUNT_T_EMPTY_PATH"))
 	b.release("/dev/console")
+	b.add("close the console's mount", unix.SYS_CLOSE, spawn.Of(slotTree))
+	b.add("close the terminal", unix.SYS_CLOSE, spawn.Of(slotConsole))
 	return nil
 }
 

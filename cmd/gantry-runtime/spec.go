@@ -12,6 +12,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 
+	"gantry/cgroup"
 	"gantry/internal/version"
 	"gantry/oci"
 )
@@ -62,7 +63,7 @@ func writeSpec(_ *app, flags *flag.FlagSet) func(context.Context, []string) erro
 func example() *specs.Spec {
 	caps := []string{"CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"}
 	plain := []string{"nosuid", "noexec", "nodev"}
-	return &specs.Spec{
+	spec := &specs.Spec{
 		Version: specs.Version, Hostname: "gantry", Root: &specs.Root{Path: "rootfs", Readonly: true},
 		Process: &specs.Process{
 			Terminal: true, Args: []string{"sh"}, Cwd: "/", NoNewPrivileges: true,
@@ -87,12 +88,15 @@ func example() *specs.Spec {
 				{Type: specs.IPCNamespace},
 				{Type: specs.UTSNamespace},
 				{Type: specs.MountNamespace},
-				{Type: specs.CgroupNamespace},
 			},
 			MaskedPaths:   []string{"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/proc/scsi"},
 			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
 		},
 	}
+	if mode, err := cgroup.Detect(); err == nil && mode == cgroup.V2 {
+		spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	}
+	return spec
 }
 
 // toRootless maps the caller to root of a user namespace and drops what only the host's root may set.
