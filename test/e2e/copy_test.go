@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -140,5 +141,38 @@ func TestExportAndDiff(t *testing.T) {
 			}
 			must(t, do("stop", "-t", "0", "changed-"+name))
 		}
+	}
+}
+
+// TestCopyLeavesNothing copies often from a container that does not run, for which its files are mounted each time.
+func TestCopyLeavesNothing(t *testing.T) {
+	must(t, command("gantry", shared, "create", "--name", "often", "-v", "/volume", "toolbox"))
+	defer command("gantry", shared, "rm", "-fv", "often")
+	proc := "/proc/" + strconv.Itoa(shared.cmd.Process.Pid)
+	count := func() (fds int, mounts string) {
+		entries, err := os.ReadDir(proc + "/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries), readText(t, proc+"/mountinfo")
+	}
+	copies := func(n int) {
+		for range n {
+			must(t, command("gantry", shared, "cp", "often:/etc", t.TempDir()))
+			must(t, command("gantry", shared, "cp", bin("gantry-init"), "often:/volume"))
+			if r := command("gantry", shared, "cp", "often:/none", t.TempDir()); r.code == 0 {
+				t.Error("what is not there was copied")
+			}
+		}
+	}
+	copies(3)
+	before, mounts := count()
+	copies(20)
+	eventually(t, "every descriptor is closed", func() bool {
+		after, _ := count()
+		return after <= before+3 // connections that wait for another request
+	})
+	if _, after := count(); after != mounts {
+		t.Errorf("the engine's mounts were\n%s\nand are\n%s", mounts, after)
 	}
 }
