@@ -13,6 +13,8 @@ import (
 	"unsafe"
 )
 
+var _ = run // by entry, in assembly
+
 // main is reached only if the linker was not told to enter elsewhere.
 func main() {
 	_, _ = os.Stderr.WriteString("gantry-init: built without -ldflags '-E main.entry': see the Makefile\n")
@@ -49,7 +51,7 @@ func run(stack unsafe.Pointer) {
 		say("gantry-init: usage: gantry-init -- PROGRAM [ARG...]\n")
 		exit(exitBroken)
 	}
-	call(syscall.SYS_RT_SIGPROCMASK, 0, uintptr(unsafe.Pointer(&passed)), uintptr(unsafe.Pointer(&original)), 8) // 0: SIG_BLOCK
+	_, _ = call(syscall.SYS_RT_SIGPROCMASK, 0, uintptr(unsafe.Pointer(&passed)), uintptr(unsafe.Pointer(&original)), 8) // 0: SIG_BLOCK
 	child, errno := call(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0)
 	switch {
 	case errno != 0:
@@ -73,7 +75,7 @@ func look(child uintptr) {
 		case sig == uintptr(syscall.SIGCHLD):
 			reap(child)
 		default:
-			call(syscall.SYS_KILL, child, sig, 0, 0) // one that has just ended is reaped next
+			_, _ = call(syscall.SYS_KILL, child, sig, 0, 0) // one that has just ended is reaped next
 		}
 	}
 }
@@ -110,11 +112,11 @@ func reap(child uintptr) {
 //
 //go:nosplit
 func program(args, env unsafe.Pointer) {
-	call(syscall.SYS_SETPGID, 0, 0, 0, 0)
+	_, _ = call(syscall.SYS_SETPGID, 0, 0, 0, 0)
 	group, _ := call(syscall.SYS_GETPID, 0, 0, 0, 0)
 	foreground := uint32(group)
-	call(syscall.SYS_IOCTL, 0, syscall.TIOCSPGRP, uintptr(unsafe.Pointer(&foreground)), 0) // SIGTTOU is still blocked
-	call(syscall.SYS_RT_SIGPROCMASK, 2, uintptr(unsafe.Pointer(&original)), 0, 8)          // 2: SIG_SETMASK
+	_, _ = call(syscall.SYS_IOCTL, 0, syscall.TIOCSPGRP, uintptr(unsafe.Pointer(&foreground)), 0) // SIGTTOU is still blocked
+	_, _ = call(syscall.SYS_RT_SIGPROCMASK, 2, uintptr(unsafe.Pointer(&original)), 0, 8)          // 2: SIG_SETMASK
 	name := argument(args, 0)
 	errno := syscall.ENOENT
 	if has(name, '/') {
@@ -234,7 +236,7 @@ func has(p unsafe.Pointer, c byte) bool {
 
 //go:nosplit
 func say(text string) {
-	call(syscall.SYS_WRITE, 2, uintptr(unsafe.Pointer(unsafe.StringData(text))), uintptr(len(text)), 0)
+	_, _ = call(syscall.SYS_WRITE, 2, uintptr(unsafe.Pointer(unsafe.StringData(text))), uintptr(len(text)), 0)
 }
 
 //go:nosplit
@@ -243,11 +245,11 @@ func sayC(p unsafe.Pointer) {
 	for at(unsafe.Add(p, n)) != 0 {
 		n++
 	}
-	call(syscall.SYS_WRITE, 2, uintptr(p), n, 0)
+	_, _ = call(syscall.SYS_WRITE, 2, uintptr(p), n, 0)
 }
 
 //go:nosplit
-func exit(code uintptr) { call(syscall.SYS_EXIT_GROUP, code, 0, 0, 0) }
+func exit(code uintptr) { _, _ = call(syscall.SYS_EXIT_GROUP, code, 0, 0, 0) }
 
 //go:nosplit
 func call(number, a, b, c, d uintptr) (uintptr, syscall.Errno) {

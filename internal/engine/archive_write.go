@@ -232,7 +232,7 @@ func (x *extractor) makeWay(parent int, base string, isDir bool) (there bool, er
 	if err != nil {
 		return false, errno(err)
 	}
-	defer dir.Close()
+	defer func() { _ = dir.Close() }()
 	return false, dir.RemoveAll(base)
 }
 

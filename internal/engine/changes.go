@@ -66,7 +66,7 @@ func changes(ctx context.Context, upper string, lower int, places map[string]boo
 	if err != nil {
 		return nil, err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }()
 	found := map[string]container.ChangeType{}
 	err = fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) { // a container that runs

@@ -61,9 +61,14 @@ func TestRestartAfterAKill(t *testing.T) {
 	}
 	once := "echo run; [ -e /tmp/again ] && exec sleep 1000; touch /tmp/again; "
 	for _, c := range [][]string{
-		{"always", "always", once + loop(0)}, {"unless", "unless-stopped", once + loop(0)}, {"failure", "on-failure:1", once + loop(1)},
-		{"success", "on-failure", once + loop(0)}, {"never", "no", once + loop(1)},
-		{"used-up", "on-failure:1", "echo run; exit 1"}, {"always-stopped", "always", "echo run; sleep 1000"}, {"unless-was-stopped", "unless-stopped", "echo run; sleep 1000"},
+		{"always", "always", once + loop(0)},
+		{"unless", "unless-stopped", once + loop(0)},
+		{"failure", "on-failure:1", once + loop(1)},
+		{"success", "on-failure", once + loop(0)},
+		{"never", "no", once + loop(1)},
+		{"used-up", "on-failure:1", "echo run; exit 1"},
+		{"always-stopped", "always", "echo run; sleep 1000"},
+		{"unless-was-stopped", "unless-stopped", "echo run; sleep 1000"},
 	} {
 		must(t, do("run", "-d", "--name", c[0], "--restart", c[1], "-v", fifo+":/tell", "toolbox", "sh", "-c", c[2]))
 	}
