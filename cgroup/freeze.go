@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,13 +26,25 @@ func (g *Group) freeze(on bool) error {
 	if err := write(file, value); err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	return poll(what, func() (bool, error) {
+	_, thaw := g.freezer(false)
+	asked := 0
+	err := poll(what, func() (bool, error) {
 		frozen, err := g.Frozen()
-		if err == nil && frozen != on && on {
-			err = write(file, value) // v1 wants to be asked again when processes fork meanwhile
+		if err != nil || frozen == on || !on || g.host.mode() == V2 {
+			return frozen == on, err
 		}
-		return frozen == on, err
+		// v1 wants to be asked again when processes fork meanwhile, and to let go now and then: who calls execve waits for
+		// its other threads to end, which they do not while they are frozen.
+		if asked++; asked%8 == 0 {
+			err = write(file, thaw)
+			time.Sleep(time.Millisecond)
+		}
+		return false, errors.Join(err, write(file, value))
 	})
+	if err != nil && on { // nothing stays half frozen
+		err = errors.Join(err, write(file, thaw))
+	}
+	return err
 }
 
 // freezer is the file that freezes and what to write to it.

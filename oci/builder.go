@@ -85,6 +85,18 @@ func (b *builder) writeFile(what, path, text string) {
 	b.add(what+": close", unix.SYS_CLOSE, spawn.Of(slotScratch))
 }
 
+// writeOwn adds steps that write to a file of the process in the host's /proc. In a user namespace it has no right to, if
+// it was hidden from the beginning; the runtime does it.
+func (b *builder) writeOwn(what, name, text string) {
+	if !b.inUserNamespace() || os.Geteuid() != 0 {
+		b.writeFile(what, "/proc/self/"+name, text)
+		return
+	}
+	b.byParent(what, func(child *spawn.Process) error {
+		return os.WriteFile(fmt.Sprintf("/proc/%d/%s", child.Pid, name), []byte(text), 0)
+	})
+}
+
 // resolve adds a step that opens a path of the container without following a link of /proc (self/fd/N, PID/root):
 // those lead out of every root. The result is in the scratch slot, for a few steps and then release.
 func (b *builder) resolve(name, path string, flags uint64) *spawn.Step {

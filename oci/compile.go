@@ -70,9 +70,7 @@ func (b *builder) container(o CreateOptions, entry *cgroup.Entry, fifo spawn.FD,
 	for _, part := range []func() error{
 		func() error { return b.joinCgroup(entry) },
 		func() error { b.runOn(nil, ""); return nil },
-		b.namespaces,
-		func() error { b.adjustOOM(b.inUserNamespace()); b.openLabels(); return nil },
-		func() error { b.hide(); return nil },
+		b.hiddenNamespaces,
 		func() error { return b.enterRoot(o) },
 		func() error { return b.environment(fmt.Sprintf("/proc/self/fd/%d", b.root.Num)) },
 		func() error { b.confine(); return nil },
@@ -134,6 +132,22 @@ func (b *builder) seal() error {
 		return nil
 	}
 	return b.plan.Seal()
+}
+
+// hiddenNamespaces makes and joins namespaces, and hides the process: before it joins others, where it still may write
+// to its own /proc then, or, in a user namespace of its own, when it has written what it must.
+func (b *builder) hiddenNamespaces() error {
+	before := func() {
+		b.adjustOOM(b.isNew(specs.UserNamespace))
+		b.openLabels()
+		b.hide()
+	}
+	if b.isNew(specs.UserNamespace) {
+		defer before()
+		return b.namespaces()
+	}
+	before()
+	return b.namespaces()
 }
 
 // hide keeps other processes of the container away from this one, its descriptors and the runtime's program, until

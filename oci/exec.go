@@ -2,8 +2,10 @@ package oci
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -34,22 +36,29 @@ func (c *Container) ExecWith(_ context.Context, process *specs.Process, o ExecOp
 	if err != nil {
 		return nil, err
 	}
-	switch status := c.status(rec); {
-	case status == specs.StateStopped:
-		return nil, fmt.Errorf("exec in container %s: %w", c.ID, ErrNotRunning)
-	case status == StatePaused && !o.IgnorePaused:
-		return nil, fmt.Errorf("cannot exec in a paused container: %s: resume it first", c.ID)
+	child, err := c.exec(rec, process, o)
+	if err != nil && c.status(rec) == specs.StateStopped { // whatever it met
+		err = ErrNotRunning
 	}
-	spec := *rec.Spec
-	spec.Process = process
-	if err := validate(&spec); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("exec in container %s: %w", c.ID, err)
 	}
-	first, err := rec.pidfd()
-	if err != nil {
-		return nil, fmt.Errorf("exec in container %s: %w", c.ID, ErrNotRunning)
+	return &Process{Pid: child.Pid, Pidfd: child.Pidfd}, nil
+}
+
+func (c *Container) exec(rec *record, process *specs.Process, o ExecOptions) (*spawn.Process, error) {
+	switch status := c.status(rec); {
+	case status == specs.StateStopped:
+		return nil, ErrNotRunning
+	case status == specs.StateCreating:
+		return nil, errors.New("it is being created")
+	case status == StatePaused && !o.IgnorePaused:
+		return nil, errors.New("cannot exec in a paused container: resume it first")
 	}
-	b := &builder{id: c.ID, bundle: rec.Bundle, spec: &spec, files: []*os.File{first}, state: rec.hookState(specs.StateRunning)}
+	b, first, err := c.joiner(rec, process)
+	if err != nil {
+		return nil, err
+	}
 	defer b.close()
 	group, err := cgroup.Open(rec.Cgroup)
 	if err != nil {
@@ -62,17 +71,42 @@ func (c *Container) ExecWith(_ context.Context, process *specs.Process, o ExecOp
 	defer entry.Close()
 	cpus, err := parseAffinity(process.ExecCPUAffinity)
 	if err != nil {
-		return nil, fmt.Errorf("exec in container %s: %w", c.ID, err)
+		return nil, err
 	}
 	b.first = rec.Pid
-	if err := b.exec(spawn.FD{Num: int(first.Fd()), Name: "container"}, entry, o.Stdio, o.PreserveFDs, rec.NoNewKeyring); err != nil {
-		return nil, fmt.Errorf("exec in container %s: %w", c.ID, err)
+	if err := b.exec(first, entry, o.Stdio, o.PreserveFDs, rec.NoNewKeyring); err != nil {
+		return nil, err
 	}
-	child, err := startOn(cpus.initial, &b.plan)
+	return whileExecuting(func() (*spawn.Process, error) { return startOn(cpus.initial, &b.plan) })
+}
+
+// joiner is the builder of a process that joins the container's, and the container's first process.
+func (c *Container) joiner(rec *record, process *specs.Process) (*builder, spawn.FD, error) {
+	spec := *rec.Spec
+	spec.Process = process
+	if err := validate(&spec); err != nil {
+		return nil, spawn.FD{}, err
+	}
+	first, err := rec.pidfd()
 	if err != nil {
-		return nil, fmt.Errorf("exec in container %s: %w", c.ID, err)
+		return nil, spawn.FD{}, ErrNotRunning
 	}
-	return &Process{Pid: child.Pid, Pidfd: child.Pidfd}, nil
+	b := &builder{id: c.ID, bundle: rec.Bundle, spec: &spec, files: []*os.File{first}, state: rec.hookState(specs.StateRunning)}
+	return b, spawn.FD{Num: int(first.Fd()), Name: "container"}, nil
+}
+
+// whileExecuting tries again while the process whose namespaces are to be joined has none (ESRCH): its first thread
+// has, for the moment in which another one calls execve(2), and for good if it has ended while others go on.
+func whileExecuting(start func() (*spawn.Process, error)) (*spawn.Process, error) {
+	const tries = 200
+	for i := range tries {
+		child, err := start()
+		if !errors.Is(err, unix.ESRCH) {
+			return child, err
+		}
+		time.Sleep(time.Duration(i) * 10 * time.Microsecond)
+	}
+	return nil, errors.New("the first thread of its first process has ended: there are no namespaces to join")
 }
 
 // exec adds the steps of a process that joins a container: its cgroup, then all its namespaces at once; see setns(2).

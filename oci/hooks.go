@@ -203,20 +203,18 @@ func (p *hookProcess) runBeside(ctx context.Context, b *builder, child *spawn.Pr
 
 // runIn runs a hook as a process of a container that exists.
 func (p *hookProcess) runIn(ctx context.Context, c *Container, rec *record) error {
-	spec, process := *rec.Spec, *rec.Spec.Process
+	process := *rec.Spec.Process
 	process.Terminal, process.Args, process.ExecCPUAffinity = false, p.args, nil
 	home := rec.Pid // where the user's home is looked up
 	if len(p.env) > 0 {
 		process.Env, home = p.env, 0
 	}
-	spec.Process = &process
-	b := &builder{id: c.ID, bundle: rec.Bundle, spec: &spec, program: p.path, first: home, state: rec.hookState(specs.StateCreated)}
-	defer b.close()
-	first, err := rec.pidfd()
+	b, first, err := c.joiner(rec, &process)
 	if err != nil {
-		return ErrNotRunning
+		return err
 	}
-	b.files = append(b.files, first)
+	defer b.close()
+	b.program, b.first, b.state.Status = p.path, home, specs.StateCreated
 	group, err := cgroup.Open(rec.Cgroup)
 	if err != nil {
 		return err
@@ -226,7 +224,7 @@ func (p *hookProcess) runIn(ctx context.Context, c *Container, rec *record) erro
 		return err
 	}
 	defer entry.Close()
-	if err := b.exec(spawn.FD{Num: int(first.Fd()), Name: "container"}, entry, p.stdio(), nil, rec.NoNewKeyring); err != nil {
+	if err := b.exec(first, entry, p.stdio(), nil, rec.NoNewKeyring); err != nil {
 		return err
 	}
 	return p.follow(ctx, &b.plan)

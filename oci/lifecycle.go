@@ -51,16 +51,18 @@ func (r *Runtime) Create(ctx context.Context, id string, o CreateOptions) (_ *Co
 	if err := os.MkdirAll(r.Root, 0o711); err != nil {
 		return nil, nil, fmt.Errorf("create container %s: %w", id, err)
 	}
-	if err := os.Mkdir(r.dir(id), 0o711); err != nil {
-		if errors.Is(err, os.ErrExist) {
-			return nil, nil, fmt.Errorf("container with given ID already exists: %s: %w", id, os.ErrExist)
-		}
+	c := &Container{ID: id, runtime: r}
+	unlock, err := c.begin()
+	if errors.Is(err, os.ErrExist) {
+		return nil, nil, fmt.Errorf("container with given ID already exists: %s: %w", id, os.ErrExist)
+	}
+	if err != nil {
 		return nil, nil, fmt.Errorf("create container %s: %w", id, err)
 	}
-	c := &Container{ID: id, runtime: r}
+	defer unlock()
 	process, err := c.create(ctx, o)
 	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("create container %s: %w", id, err), os.RemoveAll(c.dir()))
+		return nil, nil, errors.Join(fmt.Errorf("create container %s: %w", id, err), c.remove())
 	}
 	return c, process, nil
 }
@@ -378,7 +380,7 @@ func (c *Container) Delete(ctx context.Context, force bool) error {
 	defer unlock()
 	rec, err := c.load()
 	if errors.Is(err, os.ErrNotExist) { // a create that was killed half way
-		return os.RemoveAll(c.dir())
+		return c.remove()
 	}
 	if err != nil {
 		return err
@@ -402,7 +404,7 @@ func (c *Container) Delete(ctx context.Context, force bool) error {
 			return err
 		}
 	}
-	if err := os.RemoveAll(c.dir()); err != nil {
+	if err := c.remove(); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.ID, err)
 	}
 	if c.child != nil {

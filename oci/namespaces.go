@@ -104,7 +104,7 @@ func (b *builder) timeNamespace() {
 		}
 	}
 	if offsets.Len() > 0 {
-		b.writeFile("set time offsets", "/proc/self/timens_offsets", offsets.String())
+		b.writeOwn("set time offsets", "timens_offsets", offsets.String())
 	}
 	b.add("open the time namespace", unix.SYS_OPENAT, spawn.Int(unix.AT_FDCWD), spawn.Str("/proc/self/ns/time_for_children"),
 		spawn.Flags(unix.O_RDONLY|unix.O_CLOEXEC, "O_RDONLY|O_CLOEXEC")).Result = slotScratch

@@ -54,6 +54,7 @@ type Container struct {
 	runtime *Runtime
 	child   *spawn.Process // of the creating process alone: it learns whether the program could be executed
 	known   *record        // likewise: what it wrote need not be read again
+	born    int64          // when the container was made, in ns; 0: it may be any of its id
 }
 
 // Process is a process that was started in a container: its first one, or one of exec. Its parent is this process

@@ -62,15 +62,15 @@ func (r *Runtime) save(rec *record) error {
 // load reads state.json. The process that created the container knows what is in it, and looks only whether it is there.
 func (c *Container) load() (*record, error) {
 	if c.known != nil {
-		if err := unix.Access(c.dir(), unix.F_OK); err == nil {
+		if born, err := c.bornAt(); err == nil && born == c.born {
 			return c.known, nil
 		}
-		return nil, fmt.Errorf("container %s does not exist: %w", c.ID, os.ErrNotExist)
+		return nil, c.errGone()
 	}
 	text, err := os.ReadFile(filepath.Join(c.dir(), "state.json"))
 	if err != nil {
 		if errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("container %s does not exist: %w", c.ID, os.ErrNotExist)
+			return nil, c.errGone()
 		}
 		return nil, fmt.Errorf("read state of container %s: %w", c.ID, err)
 	}
@@ -90,6 +90,7 @@ func (r *Runtime) Load(id string) (*Container, error) {
 		return nil, err
 	}
 	c := &Container{ID: id, runtime: r}
+	c.born, _ = c.bornAt() // a container that an older version made may have no lock
 	if _, err := c.load(); err != nil {
 		return nil, err
 	}
@@ -116,6 +117,9 @@ func (c *Container) fifo() string { return filepath.Join(c.dir(), "exec.fifo") }
 
 // status is the container's status by the kernel's word.
 func (c *Container) status(rec *record) specs.ContainerState {
+	if rec.Pid == 0 {
+		return c.unfinished()
+	}
 	pidfd, err := rec.pidfd()
 	if err != nil {
 		return specs.StateStopped
@@ -211,20 +215,4 @@ func (rec *record) pidfd() (*os.File, error) {
 		return nil, unix.ESRCH
 	}
 	return os.NewFile(uintptr(fd), "pidfd"), nil
-}
-
-// lock lets only one process at a time change a container; the lock ends with the returned function.
-func (c *Container) lock() (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(c.dir(), "lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		if errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("container %s does not exist: %w", c.ID, os.ErrNotExist)
-		}
-		return nil, fmt.Errorf("lock container %s: %w", c.ID, err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("lock container %s: %w", c.ID, err)
-	}
-	return func() { _ = f.Close() }, nil
 }

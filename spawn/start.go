@@ -109,6 +109,11 @@ func inPIDNamespace(ns FD, run func()) error {
 	if err != nil {
 		return fmt.Errorf("open this process's pid namespace: %w", err)
 	}
+	show, err := hide()
+	if err != nil {
+		return err
+	}
+	defer show()
 	runtime.LockOSThread()
 	if err := unix.Setns(ns.Num, unix.CLONE_NEWPID); err != nil {
 		runtime.UnlockOSThread()

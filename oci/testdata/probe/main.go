@@ -82,6 +82,10 @@ func main() {
 		fmt.Println(os.Args[2])
 		code, _ := strconv.Atoi(os.Args[3])
 		os.Exit(code)
+	case "spy":
+		spy()
+	case "again":
+		again()
 	case "personality": // personality N: the errno of the call with N, of a thread of its own
 		callPersonality()
 	case "unshare":
