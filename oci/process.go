@@ -272,18 +272,13 @@ func (b *builder) execute(p *specs.Process) error {
 	list := b.candidates(p)
 	for i, path := range list {
 		s := b.add("exec "+path, unix.SYS_EXECVE, spawn.Str(path), argv, env)
-		s.Exit = exitNotExecutable
+		s.Exit, s.Complain = exitNotExecuted, true
 		if i < len(list)-1 {
 			s.Ignore = []unix.Errno{unix.ENOENT, unix.ENOTDIR, unix.EACCES, unix.ELOOP}
-		} else if len(list) > 1 {
-			s.Exit = exitNotFound
 		}
 	}
 	return nil
 }
 
-// What a shell returns for a program that cannot be executed, or is not there.
-const (
-	exitNotExecutable = 126
-	exitNotFound      = 127
-)
+// exitNotExecuted is runc's exit status for a program that was there, and could not be executed all the same.
+const exitNotExecuted = 1

@@ -58,6 +58,9 @@ func (prog *program) call(o *op, s *Step) error {
 		o.exit = 255
 	}
 	copy(o.ignore[:], s.Ignore)
+	if s.Complain {
+		o.complaints = complaints(s.Name)
+	}
 	for i, a := range s.Args {
 		if a.kind == argSlot {
 			if a.slot < 1 || a.slot > MaxSlots {
@@ -136,4 +139,13 @@ func gaps(used []int) [][2]uintptr {
 		next = fd + 1
 	}
 	return append(out, [2]uintptr{uintptr(next), math.MaxUint32})
+}
+
+// complaints are texts for the errors that execve(2) is known for, since the child cannot make them.
+func complaints(name string) []complaint {
+	list := make([]complaint, 0, 8)
+	for _, errno := range []unix.Errno{unix.ENOENT, unix.EACCES, unix.ENOEXEC, unix.ELOOP, unix.ENOTDIR, unix.E2BIG, unix.EPERM} {
+		list = append(list, complaint{errno, []byte(name + ": " + errno.Error() + "\n")})
+	}
+	return append(list, complaint{0, []byte(name + ": it cannot be executed\n")})
 }

@@ -43,6 +43,14 @@ type op struct {
 	skip   int32
 	call   uintptr
 	args   [6]uintptr
+
+	complaints []complaint
+}
+
+// complaint is what a child says of an error, on its standard error, when its parent does not listen any more.
+type complaint struct {
+	errno syscall.Errno // 0: of every other one
+	text  []byte
 }
 
 // report is what the child tells the parent through the status pipe: a step that failed with value as its errno, or a
@@ -66,6 +74,8 @@ type program struct {
 	status uintptr // descriptor that the child writes reports to
 	acks   uintptr // descriptor that the child reads acknowledgements from
 	gaps   [][2]uintptr
+	poll   unix.PollFd
+	now    unix.Timespec
 	keep   []any // what ops point to
 }
 
@@ -117,6 +127,10 @@ func fork(p *program) (pid uintptr, errno syscall.Errno) {
 			ignored = ignored || o.ignore[n] == errno
 		}
 		if !ignored {
+			if !p.heard() {
+				o.complain(errno)
+				exit(uintptr(o.exit))
+			}
 			p.report.index, p.report.failed, p.report.value = int32(i), 1, int64(errno)
 			syscall.RawSyscall(unix.SYS_WRITE, p.status, uintptr(unsafe.Pointer(&p.report)), reportSize)
 			exit(uintptr(o.exit))
@@ -124,6 +138,29 @@ func fork(p *program) (pid uintptr, errno syscall.Errno) {
 	}
 	exit(255)
 	return 0, 0
+}
+
+// heard tells whether somebody can read reports. If not, writing one would be death by SIGPIPE.
+//
+//go:norace
+//go:nosplit
+func (p *program) heard() bool {
+	p.poll.Fd = int32(p.status)
+	syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&p.poll)), 1, uintptr(unsafe.Pointer(&p.now)), 0, 0, 0)
+	return p.poll.Revents&unix.POLLERR == 0
+}
+
+// complain writes what there is to say of an error to standard error.
+//
+//go:norace
+//go:nosplit
+func (o *op) complain(errno syscall.Errno) {
+	for i := range o.complaints {
+		if c := &o.complaints[i]; c.errno == errno || c.errno == 0 {
+			syscall.RawSyscall(unix.SYS_WRITE, 2, uintptr(unsafe.Pointer(unsafe.SliceData(c.text))), uintptr(len(c.text)))
+			return
+		}
+	}
 }
 
 //go:norace

@@ -71,6 +71,9 @@ type Step struct {
 	// Exit is the child's exit status if this step ends the plan; 0: 255. (A shell tells a program that is not there,
 	// 127, from one that cannot be executed, 126.)
 	Exit uint8
+	// Complain makes the child say "Name: error" on its standard error if this step ends the plan when nobody listens to
+	// its reports any more: its creator has ended, or called CloseStatus.
+	Complain bool
 	// Skip is how many steps are passed over when this one succeeds: alternatives stand one after another.
 	Skip int
 	// Sync, if not nil, makes this a meeting point in place of a system call: the child waits while the parent
