@@ -86,6 +86,7 @@ func (b *builder) container(o CreateOptions, entry *cgroup.Entry, fifo spawn.FD,
 		func() error { return b.stdio(o.Stdio, o.PreserveFDs) },
 		func() error { b.makeDirectory(b.spec.Process.Cwd); return nil },
 		b.seal,
+		func() error { b.letGo(fifo, 3+len(o.PreserveFDs)); return nil },
 		func() error { return b.identity(b.spec.Process) },
 		func() error { return b.checkProgram(b.spec.Process) },
 		func() error { return b.seccomp(beforeStart) },
@@ -154,6 +155,16 @@ func (b *builder) hiddenNamespaces() error {
 // execve (CVE-2016-9962). It follows what the process writes to its own /proc, which is root's from here on.
 func (b *builder) hide() {
 	b.add("be not dumpable", unix.SYS_PRCTL, spawn.Flags(unix.PR_SET_DUMPABLE, "PR_SET_DUMPABLE"), spawn.Int(0), spawn.Int(0), spawn.Int(0), spawn.Int(0))
+}
+
+// letGo closes what the plan borrowed of the host, mounts and namespaces, which a created container would hold for as long
+// as it waits. Descriptors below free are the program's.
+func (b *builder) letGo(fifo spawn.FD, free int) {
+	for _, f := range b.files {
+		if num := int(f.Fd()); num != fifo.Num && num >= free {
+			b.add("close "+f.Name(), unix.SYS_CLOSE, spawn.Desc(spawn.FD{Num: num, Name: f.Name()})).Ignore = []unix.Errno{unix.EBADF}
+		}
+	}
 }
 
 // awaitStart is where create ends and start begins: the process waits for a byte in a FIFO that it holds open itself, so

@@ -15,19 +15,20 @@ import (
 func (b *builder) environment(root string) error {
 	spec, process := *b.spec, *b.spec.Process
 	var env []string
-	seen := map[string]bool{}
+	seen, home := map[string]bool{}, false
 	for _, entry := range slices.Backward(process.Env) {
 		name, value, found := strings.Cut(entry, "=")
 		if !found || name == "" {
 			return fmt.Errorf("config.json: process.env: %q is not of the form NAME=VALUE", entry)
 		}
 		if !seen[name] && (name != "HOME" || value != "") {
-			seen[name] = true
 			env = append(env, entry)
 		}
+		home = home || (name == "HOME" && value != "" && !seen[name])
+		seen[name] = true
 	}
 	slices.Reverse(env)
-	if !seen["HOME"] && !b.dry {
+	if !home && !b.dry {
 		env = append(env, "HOME="+homeOf(root, process.User.UID))
 	}
 	process.Env, spec.Process = env, &process

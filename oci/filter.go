@@ -3,6 +3,7 @@ package oci
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 
 	"github.com/go-json-experiment/json"
@@ -57,6 +58,7 @@ func (b *builder) seccomp(now moment) error {
 	if when != now {
 		return nil
 	}
+	slog.Debug(fmt.Sprintf("seccomp filter flags: %d", program.Flags))
 	const setModeFilter = 1
 	s := b.add("filter system calls", unix.SYS_SECCOMP, spawn.Flags(setModeFilter, "SECCOMP_SET_MODE_FILTER"), spawn.Int(int(program.Flags)), spawn.Filter(program.Filter))
 	if !program.Notifies() {

@@ -128,7 +128,7 @@ func (p *hookProcess) follow(ctx context.Context, plan *spawn.Plan) error {
 	case killed && status.Signal() == unix.SIGKILL:
 		return context.Cause(ctx)
 	case status.Signaled():
-		return fmt.Errorf("ended by signal %s", unix.SignalName(status.Signal()))
+		return fmt.Errorf("ended by signal %s: %s", unix.SignalName(status.Signal()), status.Signal())
 	case status.ExitStatus() != 0:
 		return fmt.Errorf("exit status %d", status.ExitStatus())
 	}

@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/bits"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -124,6 +125,19 @@ var (
 		specs.MpolFNumaBalancing: unix.MPOL_F_NUMA_BALANCING, specs.MpolFRelativeNodes: unix.MPOL_F_RELATIVE_NODES, specs.MpolFStaticNodes: unix.MPOL_F_STATIC_NODES,
 	}
 )
+
+// MemoryPolicies lists the modes and the flags of memory policies that are understood, sorted.
+func MemoryPolicies() (modes, flags []string) {
+	for mode := range memoryModes {
+		modes = append(modes, string(mode))
+	}
+	for flag := range memoryFlags {
+		flags = append(flags, string(flag))
+	}
+	slices.Sort(modes)
+	slices.Sort(flags)
+	return modes, flags
+}
 
 // memoryPolicy: see set_mempolicy(2). Children and the program inherit it.
 func (b *builder) memoryPolicy(p *specs.LinuxMemoryPolicy) error {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"strconv"
@@ -85,6 +86,7 @@ func (a *app) exec(ctx context.Context, x execFlags, args []string) error {
 	if !x.detach {
 		signal.Notify(signals, forwarded...)
 	}
+	slog.Debug("exec in container "+c.ID, "args", strings.Join(process.Args, " "), "cwd", process.Cwd, "uid", process.User.UID)
 	p, err := c.ExecWith(ctx, process, oci.ExecOptions{Stdio: terminal.stdio(), PreserveFDs: files, Cgroups: groups, IgnorePaused: x.ignorePaused})
 	if err != nil {
 		return err

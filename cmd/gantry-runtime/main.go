@@ -38,6 +38,7 @@ const theID = "<container-id>"
 
 func commands() []command {
 	return []command{
+		{"checkpoint", theID, "save a running container's state to a directory, by criu", 1, 1, false, false, checkpoint},
 		{"create", theID, "create a container", 1, 1, false, true, create},
 		{"delete", theID, "delete what is held by a stopped container", 1, 1, false, false, remove},
 		{"events", theID, "print events and statistics of a container as JSON", 1, 1, false, false, events},
@@ -46,6 +47,7 @@ func commands() []command {
 		{"list", "", "list the containers of the root directory", 0, 0, false, false, list},
 		{"pause", theID, "freeze a container's processes", 1, 1, false, false, pause},
 		{"ps", theID + " [ps options]", "list a container's processes", 1, -1, true, false, processes},
+		{"restore", theID, "make a container of what checkpoint has saved", 1, 1, false, false, restore},
 		{"resume", theID, "let a container's frozen processes go on", 1, 1, false, false, resume},
 		{"run", theID, "create and start a container", 1, 1, false, true, run},
 		{"spec", "", "write a config.json to begin with", 0, 0, false, false, writeSpec},

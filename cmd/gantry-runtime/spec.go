@@ -10,10 +10,8 @@ import (
 	"path/filepath"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"github.com/opencontainers/runtime-spec/specs-go/features"
 
 	"gantry/cgroup"
-	"gantry/internal/version"
 	"gantry/oci"
 )
 
@@ -105,23 +103,4 @@ func toRootless(spec *specs.Spec) {
 	spec.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(os.Geteuid()), Size: 1}}
 	spec.Linux.GIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(os.Getegid()), Size: 1}}
 	spec.Linux.Resources = nil
-}
-
-func printFeatures(a *app, _ *flag.FlagSet) func(context.Context, []string) error {
-	yes := true
-	no := false
-	return func(context.Context, []string) error {
-		return a.printJSON(&features.Features{
-			OCIVersionMin: "1.0.0", OCIVersionMax: specs.Version,
-			Hooks:        []string{"prestart", "createRuntime", "createContainer", "poststart", "poststop"},
-			MountOptions: oci.MountOptions(),
-			Linux: &features.Linux{
-				Namespaces: []string{"cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"}, Capabilities: oci.Capabilities(),
-				Cgroup:   &features.Cgroup{V1: &yes, V2: &yes, Systemd: &no, SystemdUser: &no, Rdma: &yes},
-				Seccomp:  &features.Seccomp{Enabled: &yes},
-				Apparmor: &features.Apparmor{Enabled: &no}, Selinux: &features.Selinux{Enabled: &no},
-			},
-			Annotations: map[string]string{"io.gantry.version": version.Version},
-		})
-	}
 }

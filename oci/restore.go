@@ -1,0 +1,309 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"gantry/cgroup"
+	"gantry/oci/criu"
+)
+
+// Restore makes a container of what Checkpoint has saved; it runs when Restore returns. On error nothing is left.
+func (r *Runtime) Restore(ctx context.Context, id string, o CreateOptions, from CheckpointOptions) (_ *Container, _ *Process, err error) {
+	if err := checkID(id); err != nil {
+		return nil, nil, err
+	}
+	if o.Spec == nil {
+		if o.Spec, err = ReadSpec(o.Bundle); err != nil {
+			return nil, nil, err
+		}
+	}
+	if err := validate(o.Spec); err != nil {
+		return nil, nil, err
+	}
+	if len(o.Rootfs) > 0 {
+		return nil, nil, fmt.Errorf("restore container %s: mount its root file system first: criu wants a directory", id)
+	}
+	if _, err := os.Stat(from.ImagePath); err != nil {
+		return nil, nil, fmt.Errorf("restore container %s: %w", id, err)
+	}
+	if err := os.MkdirAll(r.Root, 0o711); err != nil {
+		return nil, nil, fmt.Errorf("restore container %s: %w", id, err)
+	}
+	if err := os.Mkdir(r.dir(id), 0o711); err != nil {
+		if errors.Is(err, os.ErrExist) {
+			return nil, nil, fmt.Errorf("container with given ID already exists: %s: %w", id, os.ErrExist)
+		}
+		return nil, nil, fmt.Errorf("restore container %s: %w", id, err)
+	}
+	c := &Container{ID: id, runtime: r}
+	process, err := c.restore(ctx, o, from)
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("restore container %s: %w", id, err), os.RemoveAll(c.dir()))
+	}
+	return c, process, nil
+}
+
+func (c *Container) restore(ctx context.Context, o CreateOptions, from CheckpointOptions) (_ *Process, err error) {
+	b := &builder{id: c.ID, bundle: o.Bundle, spec: o.Spec}
+	rec := &record{ID: c.ID, Bundle: o.Bundle, Created: time.Now().UTC(), Cgroup: b.cgroupPath(), Spec: o.Spec, NoNewKeyring: o.NoNewKeyring}
+	if err := c.runtime.save(rec); err != nil {
+		return nil, err
+	}
+	j, err := newCriuJob(rec, from, "restore.log")
+	if err != nil {
+		return nil, err
+	}
+	defer j.close()
+	limits := &specs.LinuxResources{}
+	if o.Spec.Linux.Resources != nil {
+		*limits = *o.Spec.Linux.Resources
+	}
+	limits.Devices = withDefaults(limits.Devices)
+	group, err := cgroup.Create(rec.Cgroup, limits)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, group.Kill(), group.Delete())
+		}
+	}()
+	root, unmount, err := c.mountForRestore(j)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, unmount()) }()
+	if err := j.forRestore(root); err != nil {
+		return nil, err
+	}
+	files, err := j.inherited(o)
+	if err != nil {
+		return nil, err
+	}
+	pid, err := j.runRestore(ctx, group, files, o)
+	if err != nil {
+		return nil, err
+	}
+	return c.adopt(rec, pid)
+}
+
+// adopt records the restored process.
+func (c *Container) adopt(rec *record, pid int) (*Process, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the restored process %d: %w", pid, err)
+	}
+	p := &Process{Pid: pid, Pidfd: os.NewFile(uintptr(fd), "pidfd")}
+	rec.Pid, rec.Created = pid, time.Now().UTC()
+	if rec.StartTime, _, err = processStat(pid); err == nil {
+		err = c.runtime.save(rec)
+	}
+	if err != nil {
+		return nil, errors.Join(err, p.Pidfd.Close())
+	}
+	c.known = rec
+	return p, nil
+}
+
+// mountForRestore binds the root where criu wants it: on a mount point whose parent is not covered. What the container
+// mounts on is made first, in case this is another copy of the root than the one that was saved.
+func (c *Container) mountForRestore(j *criuJob) (dir string, unmount func() error, err error) {
+	dir = filepath.Join(c.dir(), "criu-root")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return "", nil, err
+	}
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return "", nil, err
+	}
+	if err := unix.Mount(j.b.rootPath(), dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return "", nil, fmt.Errorf("bind %s to %s: %w", j.b.rootPath(), dir, err)
+	}
+	unmount = func() error {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("unmount %s: %w", dir, err)
+		}
+		return os.Remove(dir)
+	}
+	if err := j.makeMountPoints(dir); err != nil {
+		return "", nil, errors.Join(err, unmount())
+	}
+	return dir, unmount, nil
+}
+
+func (j *criuJob) makeMountPoints(dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for _, m := range j.b.spec.Mounts {
+		if m.Type == "cgroup" || m.Type == "cgroup2" || j.onMount(m.Destination) {
+			continue // on what criu brings back by itself
+		}
+		name := strings.TrimPrefix(filepath.Clean("/"+m.Destination), "/")
+		info, err := os.Stat(m.Source)
+		if isBind(m) && err == nil && !info.IsDir() {
+			err = makeFile(root, name)
+		} else {
+			err = root.MkdirAll(name, 0o755)
+		}
+		if err != nil && !errors.Is(err, os.ErrExist) && !errors.Is(err, unix.EROFS) {
+			return fmt.Errorf("make the mount point %s: %w", m.Destination, err)
+		}
+	}
+	return nil
+}
+
+func makeFile(root *os.Root, name string) error {
+	if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	f, err := root.OpenFile(name, os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// onMount tells whether a path is below another mount of the container.
+func (j *criuJob) onMount(path string) bool {
+	for _, m := range j.b.spec.Mounts {
+		if strings.HasPrefix(path, strings.TrimSuffix(m.Destination, "/")+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+// forRestore completes the options.
+func (j *criuJob) forRestore(root string) error {
+	opts := j.opts
+	opts.Root, opts.EvasiveDevices, opts.RestoreSibling = root, true, true
+	for _, m := range j.externalMounts() {
+		source := m.Source
+		if !filepath.IsAbs(source) {
+			source = filepath.Join(j.b.bundle, source)
+		}
+		opts.ExtMounts = append(opts.ExtMounts, criu.Pair{Key: m.Destination, Value: source})
+	}
+	if len(j.b.spec.Linux.MaskedPaths) > 0 {
+		opts.ExtMounts = append(opts.ExtMounts, criu.Pair{Key: "/dev/null", Value: "/dev/null"})
+	}
+	for _, n := range j.b.spec.Linux.Namespaces {
+		switch {
+		case n.Path == "", n.Type == specs.NetworkNamespace, n.Type == specs.PIDNamespace: // see inherited
+		case n.Type == specs.CgroupNamespace:
+			return fmt.Errorf("criu cannot restore into the cgroup namespace %s", n.Path)
+		default:
+			opts.JoinNS = append(opts.JoinNS, criu.Pair{Key: nsNames[n.Type], Value: n.Path})
+		}
+	}
+	return nil
+}
+
+// inherited opens what criu passes on: namespaces that are not the container's own, and its streams where they were pipes.
+func (j *criuJob) inherited(o CreateOptions) ([]*os.File, error) {
+	var files []*os.File
+	for _, kind := range []specs.LinuxNamespaceType{specs.NetworkNamespace, specs.PIDNamespace} {
+		n, listed := j.b.has(kind)
+		if !listed || n.Path == "" {
+			continue
+		}
+		f, err := os.Open(n.Path)
+		if err != nil {
+			return nil, fmt.Errorf("requested %s namespace %s does not exist: %w", kind, n.Path, err)
+		}
+		j.dirs = append(j.dirs, f)
+		const first = 4 // behind the streams and the socket
+		j.opts.InheritFDs = append(j.opts.InheritFDs, criu.InheritFD{Key: externalKey(kind), FD: first + len(files)})
+		files = append(files, f)
+	}
+	text, err := os.ReadFile(filepath.Join(j.o.ImagePath, descriptorsFile))
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	if err := json.Unmarshal(text, &names); err != nil {
+		return nil, fmt.Errorf("read %s: %w", descriptorsFile, err)
+	}
+	streams := []*os.File{o.Stdio.Stdin, o.Stdio.Stdout, o.Stdio.Stderr}
+	for fd, name := range names {
+		if strings.HasPrefix(name, "pipe:") && fd < len(streams) && streams[fd] != nil {
+			j.opts.InheritFDs = append(j.opts.InheritFDs, criu.InheritFD{Key: name, FD: fd})
+		}
+	}
+	return files, nil
+}
+
+// runRestore runs criu in the container's cgroup, so that what it makes is in it, and returns the first process's pid.
+func (j *criuJob) runRestore(ctx context.Context, group *cgroup.Group, files []*os.File, o CreateOptions) (int, error) {
+	pid := 0
+	hooks := &hookRunner{ctx: ctx, hooks: o.Spec.Hooks, state: specs.State{
+		Version: specs.Version, ID: j.b.id, Status: specs.StateCreating, Bundle: o.Bundle, Annotations: o.Spec.Annotations,
+	}}
+	request := &criu.Request{
+		Kind: criu.Restore, Options: j.opts, Files: files, Stdio: [3]*os.File{o.Stdio.Stdin, o.Stdio.Stdout, o.Stdio.Stderr},
+		Started: func(criuPid int) error {
+			if err := group.Add(criuPid); err != nil {
+				return err
+			}
+			return j.cgroupRoots(criuPid)
+		},
+		Notify: func(script string, told int, file *os.File) error {
+			switch {
+			case script == "orphan-pts-master" && file != nil && o.Stdio.Console != nil:
+				return o.Stdio.Console(file)
+			case script == "setup-namespaces" && hooks.ofCreate():
+				hooks.state.Pid = told
+				kinds := hooks.all()
+				for _, kind := range kinds[:createContainer] {
+					if err := hooks.run(kind, runInRuntime); err != nil {
+						return err
+					}
+				}
+			case script == "post-restore":
+				pid = told
+			}
+			if file != nil {
+				_ = file.Close() // nobody takes it
+			}
+			return nil
+		},
+	}
+	a, err := j.do(ctx, request)
+	if err != nil {
+		return 0, err
+	}
+	if a.Pid != 0 {
+		pid = a.Pid
+	}
+	return pid, nil
+}
+
+// cgroupRoots tells criu where the cgroups of the images are now: where it is itself.
+func (j *criuJob) cgroupRoots(criuPid int) error {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", criuPid))
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(text)) {
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(parts) != 3 {
+			continue
+		}
+		for controller := range strings.SplitSeq(parts[1], ",") {
+			j.opts.CgroupRoots = append(j.opts.CgroupRoots, criu.Pair{Key: controller, Value: parts[2]})
+		}
+	}
+	return nil
+}
