@@ -53,6 +53,9 @@ func validate(spec *specs.Spec) error {
 	if spec.Hostname != "" && !seen[specs.UTSNamespace] {
 		return errors.New("config.json: hostname is set, but there is no uts namespace")
 	}
+	if err := validateUser(spec.Process.User); err != nil {
+		return err
+	}
 	if _, err := parseAffinity(spec.Process.ExecCPUAffinity); err != nil {
 		return err
 	}

@@ -69,6 +69,20 @@ func (b *builder) enterDirectory(cwd string) {
 	b.release(cwd)
 }
 
+// validateUser refuses the one number that is none: the kernel takes it for "as it is", which is root.
+func validateUser(u specs.User) error {
+	const none = math.MaxUint32
+	switch {
+	case u.UID == none:
+		return fmt.Errorf("config.json: process.user.uid %d is not a user", u.UID)
+	case u.GID == none:
+		return fmt.Errorf("config.json: process.user.gid %d is not a group", u.GID)
+	case slices.Contains(u.AdditionalGids, none):
+		return fmt.Errorf("config.json: process.user.additionalGids: %d is not a group", uint32(none))
+	}
+	return nil
+}
+
 // user changes to the user, keeping capabilities until they are set.
 func (b *builder) user(u specs.User) {
 	b.add("keep capabilities over the change of user", unix.SYS_PRCTL, spawn.Flags(unix.PR_SET_KEEPCAPS, "PR_SET_KEEPCAPS"), spawn.Int(1), spawn.Int(0), spawn.Int(0), spawn.Int(0))
