@@ -82,6 +82,14 @@ func main() {
 		fmt.Println(os.Args[2])
 		code, _ := strconv.Atoi(os.Args[3])
 		os.Exit(code)
+	case "overwrite": // overwrite FILE
+		f, err := os.OpenFile(os.Args[2], os.O_WRONLY|os.O_TRUNC, 0)
+		if err != nil {
+			fmt.Println("overwrite:", err)
+			break
+		}
+		_, err = f.WriteString("overwritten")
+		fmt.Println("overwrite: OVERWRITTEN", err)
 	case "spy":
 		spy()
 	case "again":
