@@ -182,12 +182,9 @@ func settingsV1(res *specs.LinuxResources) ([]setting, error) {
 				l = text(l, "blkio", "blkio.bfq.weight_device", "blockIO.weightDevice", fmt.Sprintf("%d:%d %d", d.Major, d.Minor, *d.Weight))
 			}
 		}
-		for file, devices := range map[string][]specs.LinuxThrottleDevice{
-			"blkio.throttle.read_bps_device": b.ThrottleReadBpsDevice, "blkio.throttle.write_bps_device": b.ThrottleWriteBpsDevice,
-			"blkio.throttle.read_iops_device": b.ThrottleReadIOPSDevice, "blkio.throttle.write_iops_device": b.ThrottleWriteIOPSDevice,
-		} {
-			for _, d := range devices {
-				l = text(l, "blkio", file, "blockIO throttling", fmt.Sprintf("%d:%d %d", d.Major, d.Minor, d.Rate))
+		for _, t := range transferLimits(b) {
+			for _, d := range t.devices {
+				l = text(l, "blkio", t.file, t.field, fmt.Sprintf("%d:%d %d", d.Major, d.Minor, d.Rate))
 			}
 		}
 	}
@@ -229,4 +226,19 @@ func rdma(l []setting, limits map[string]specs.LinuxRdma) []setting {
 		}
 	}
 	return l
+}
+
+// transferLimit is a limit of a device's transfers: its field, v1's file and v2's key in io.max.
+type transferLimit struct {
+	field, file, key string
+	devices          []specs.LinuxThrottleDevice
+}
+
+func transferLimits(b *specs.LinuxBlockIO) []transferLimit {
+	return []transferLimit{
+		{"blockIO.throttleReadBpsDevice", "blkio.throttle.read_bps_device", "rbps", b.ThrottleReadBpsDevice},
+		{"blockIO.throttleWriteBpsDevice", "blkio.throttle.write_bps_device", "wbps", b.ThrottleWriteBpsDevice},
+		{"blockIO.throttleReadIOPSDevice", "blkio.throttle.read_iops_device", "riops", b.ThrottleReadIOPSDevice},
+		{"blockIO.throttleWriteIOPSDevice", "blkio.throttle.write_iops_device", "wiops", b.ThrottleWriteIOPSDevice},
+	}
 }

@@ -125,17 +125,9 @@ func blockV2(l []setting, b *specs.LinuxBlockIO) []setting {
 			l = text(l, "io", "io.bfq.weight", "blockIO.weightDevice", fmt.Sprintf("%d:%d %d", d.Major, d.Minor, *d.Weight))
 		}
 	}
-	for _, t := range []struct {
-		key     string
-		devices []specs.LinuxThrottleDevice
-	}{
-		{"rbps", b.ThrottleReadBpsDevice},
-		{"wbps", b.ThrottleWriteBpsDevice},
-		{"riops", b.ThrottleReadIOPSDevice},
-		{"wiops", b.ThrottleWriteIOPSDevice},
-	} {
+	for _, t := range transferLimits(b) {
 		for _, d := range t.devices {
-			l = text(l, "io", "io.max", "blockIO throttling", fmt.Sprintf("%d:%d %s=%d", d.Major, d.Minor, t.key, d.Rate))
+			l = text(l, "io", "io.max", t.field, fmt.Sprintf("%d:%d %s=%d", d.Major, d.Minor, t.key, d.Rate))
 		}
 	}
 	return l

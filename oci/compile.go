@@ -38,17 +38,17 @@ func validate(spec *specs.Spec) error {
 		return errors.New("config.json: linux must be set")
 	}
 	seen := map[specs.LinuxNamespaceType]bool{}
-	for _, n := range spec.Linux.Namespaces {
+	for i, n := range spec.Linux.Namespaces {
 		if _, known := cloneFlags[n.Type]; !known {
-			return fmt.Errorf("config.json: unknown namespace %q", n.Type)
+			return fmt.Errorf("config.json: linux.namespaces[%d].type: unknown namespace %q", i, n.Type)
 		}
 		if seen[n.Type] {
-			return fmt.Errorf("config.json: namespace %q is listed twice", n.Type)
+			return fmt.Errorf("config.json: linux.namespaces[%d]: namespace %q is listed twice", i, n.Type)
 		}
 		seen[n.Type] = true
 	}
 	if !seen[specs.MountNamespace] {
-		return errors.New("config.json: a container needs a mount namespace of its own")
+		return errors.New("config.json: linux.namespaces: a container needs a mount namespace of its own")
 	}
 	if spec.Hostname != "" && !seen[specs.UTSNamespace] {
 		return errors.New("config.json: hostname is set, but there is no uts namespace")

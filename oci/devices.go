@@ -106,14 +106,14 @@ func (b *builder) device(d specs.LinuxDevice) error {
 	kinds := map[string]uint32{"c": unix.S_IFCHR, "u": unix.S_IFCHR, "b": unix.S_IFBLK, "p": unix.S_IFIFO}
 	kind, known := kinds[d.Type]
 	if !known {
-		return fmt.Errorf("config.json: device %s: type %q, want c, b, u or p", d.Path, d.Type)
+		return fmt.Errorf("config.json: linux.devices: %s: type %q, want c, b, u or p", d.Path, d.Type)
 	}
 	if b.inUserNamespace() && d.Type != "p" {
 		fd := spawn.FD{Name: d.Path}
 		if !b.dry {
 			num, err := cloneTree(d.Path, false)
 			if err != nil {
-				return fmt.Errorf("device %s: %w", d.Path, err)
+				return fmt.Errorf("config.json: linux.devices: %s: %w", d.Path, err)
 			}
 			fd = b.fd(num, d.Path)
 		}

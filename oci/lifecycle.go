@@ -62,7 +62,7 @@ func (r *Runtime) Create(ctx context.Context, id string, o CreateOptions) (_ *Co
 	defer unlock()
 	process, err := c.create(ctx, o)
 	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("create container %s: %w", id, err), c.remove())
+		return nil, nil, errors.Join(fmt.Errorf("create container %s: %w", id, blameNUL(o.Spec, err)), c.remove())
 	}
 	return c, process, nil
 }

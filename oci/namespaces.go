@@ -52,12 +52,12 @@ func (b *builder) namespaces() error {
 	if n, listed := b.has(specs.PIDNamespace); listed && n.Path != "" {
 		fd, err := b.open(n.Path, unix.O_RDONLY, "pid namespace "+n.Path)
 		if err != nil {
-			return fmt.Errorf("join a pid namespace: %w", err)
+			return fmt.Errorf("config.json: linux.namespaces: join a pid namespace: %w", err)
 		}
 		b.plan.JoinPID = &fd
 	}
 	if n, listed := b.has(specs.MountNamespace); listed && n.Path != "" {
-		return errors.New("config.json: joining an existing mount namespace is what exec does; a container has its own")
+		return errors.New("config.json: linux.namespaces: joining an existing mount namespace is what exec does; a container has its own")
 	}
 	if err := b.mapIDs(); err != nil {
 		return err
@@ -69,7 +69,7 @@ func (b *builder) namespaces() error {
 		}
 		fd, err := b.open(n.Path, unix.O_RDONLY, n.Path)
 		if err != nil {
-			return fmt.Errorf("join a %s namespace: %w", kind, err)
+			return fmt.Errorf("config.json: linux.namespaces: join a %s namespace: %w", kind, err)
 		}
 		b.add(fmt.Sprintf("join %s namespace %s", kind, n.Path), unix.SYS_SETNS, spawn.Desc(fd), spawn.Flags(cloneFlags[kind], flagName(kind)))
 	}
@@ -130,7 +130,7 @@ func (b *builder) loopback() {
 func (b *builder) mapIDs() error {
 	if !b.isNew(specs.UserNamespace) {
 		if n, listed := b.has(specs.UserNamespace); !listed && len(b.spec.Linux.UIDMappings)+len(b.spec.Linux.GIDMappings) > 0 {
-			return fmt.Errorf("config.json: id mappings without a user namespace%s", n.Path)
+			return fmt.Errorf("config.json: linux.uidMappings or linux.gidMappings without a user namespace%s", n.Path)
 		}
 		return nil
 	}
@@ -187,7 +187,7 @@ func (b *builder) sysctls() error {
 		dotted := strings.ReplaceAll(key, "/", ".")
 		kind := sysctlNamespace(dotted)
 		if _, listed := b.has(kind); kind == "" || !listed || strings.Contains(dotted, "..") {
-			return fmt.Errorf("config.json: sysctl %q is not in a separate kernel namespace", key)
+			return fmt.Errorf("config.json: linux.sysctl: sysctl %q is not in a separate kernel namespace", key)
 		}
 		path := "/proc/sys/" + strings.ReplaceAll(dotted, ".", "/")
 		b.writeFile(fmt.Sprintf("set sysctl %s to %s", key, b.spec.Linux.Sysctl[key]), path, b.spec.Linux.Sysctl[key])

@@ -72,7 +72,7 @@ func rootPropagation(text string) (flags uint64, name string, err error) {
 	case "unbindable", "runbindable":
 		return unix.MS_REC | unix.MS_PRIVATE, "MS_REC|MS_PRIVATE", nil
 	}
-	return 0, "", fmt.Errorf("config.json: unknown rootfsPropagation %q", text)
+	return 0, "", fmt.Errorf("config.json: linux.rootfsPropagation: unknown propagation %q", text)
 }
 
 // pivot makes the attached root the process's root and lets go of the host's. See pivot_root(2), "pivot_root(".", ".")".
