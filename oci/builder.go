@@ -26,6 +26,7 @@ type builder struct {
 
 	state   specs.State // of the container, for a filter's agent; pid 0: the plan makes its first process
 	first   int         // exec: pid of the container's first process; 0: the environment is complete
+	marks   []mark      // which steps come from which fields, for errors
 	program string      // what is executed, if not what process.args names: a hook
 }
 

@@ -85,11 +85,13 @@ func (b *builder) devices() error {
 			return err
 		}
 	}
-	for _, d := range b.spec.Linux.Devices {
+	for i, d := range b.spec.Linux.Devices {
+		b.at(fmt.Sprintf("linux.devices[%d]", i))
 		if err := b.device(d); err != nil {
 			return err
 		}
 	}
+	b.at("")
 	b.resolve("open directory /dev", "/dev", unix.O_PATH|unix.O_DIRECTORY)
 	for _, l := range deviceLinks {
 		b.add("link /dev/"+l.name, unix.SYS_SYMLINKAT, spawn.Str(l.target), spawn.Of(slotScratch), spawn.Str(l.name)).Ignore = []unix.Errno{unix.EEXIST, unix.EROFS}

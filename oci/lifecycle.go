@@ -111,7 +111,7 @@ func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, er
 			hooks.state.Status, hooks.state.Pid = specs.StateStopped, 0
 			hooks.poststop()
 		}
-		return nil, err
+		return nil, blameMemory(group, b.blame(err))
 	}
 	rec.Pid, rec.Created, rec.Spec, rec.NoNewKeyring = child.Pid, time.Now().UTC(), o.Spec, o.NoNewKeyring
 	if rec.StartTime, _, err = processStat(child.Pid); err == nil {
@@ -186,7 +186,11 @@ func (c *Container) Start(ctx context.Context) error {
 		return err
 	}
 	if status := c.status(rec); status != specs.StateCreated {
-		return fmt.Errorf("start container %s: it is %s, not created", c.ID, status)
+		err := fmt.Errorf("start container %s: it is %s, not created", c.ID, status)
+		if group, openErr := cgroup.Open(rec.Cgroup); openErr == nil && status == specs.StateStopped {
+			return blameMemory(group, err)
+		}
+		return err
 	}
 	hooks := &hookRunner{ctx: ctx, hooks: rec.Spec.Hooks, state: rec.hookState(specs.StateCreated)}
 	if err := c.startContainerHooks(rec, hooks); err != nil {

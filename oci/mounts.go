@@ -99,14 +99,16 @@ func parseMountOptions(m specs.Mount) (mountOptions, error) {
 // mounts adds config.json's mounts, in their order. The process is confined to its root: no path leads out of it.
 func (b *builder) mounts() error {
 	b.add("set umask 0", unix.SYS_UMASK, spawn.Int(0))
-	for _, m := range b.spec.Mounts {
+	defer b.at("")
+	for i, m := range b.spec.Mounts {
+		b.at(fmt.Sprintf("mounts[%d]", i))
 		if !filepath.IsAbs(m.Destination) {
 			m.Destination = "/" + m.Destination // as runtimes always took it
 		}
 		m.Destination = filepath.Clean(m.Destination)
 		o, err := parseMountOptions(m)
 		if err != nil {
-			return err
+			return fmt.Errorf("config.json: mounts[%d]: %w", i, err)
 		}
 		switch {
 		case o.bind:
@@ -117,7 +119,7 @@ func (b *builder) mounts() error {
 			b.fileSystem(m, o)
 		}
 		if err != nil {
-			return err
+			return fmt.Errorf("config.json: mounts[%d]: %w", i, err)
 		}
 	}
 	return nil

@@ -104,7 +104,9 @@ func (b *builder) timeNamespace() {
 		}
 	}
 	if offsets.Len() > 0 {
+		b.at("linux.timeOffsets")
 		b.writeOwn("set time offsets", "timens_offsets", offsets.String())
+		b.at("")
 	}
 	b.add("open the time namespace", unix.SYS_OPENAT, spawn.Int(unix.AT_FDCWD), spawn.Str("/proc/self/ns/time_for_children"),
 		spawn.Flags(unix.O_RDONLY|unix.O_CLOEXEC, "O_RDONLY|O_CLOEXEC")).Result = slotScratch
@@ -138,6 +140,7 @@ func (b *builder) mapIDs() error {
 	if uids == "" || gids == "" {
 		return errors.New("config.json: a new user namespace needs linux.uidMappings and linux.gidMappings")
 	}
+	b.at("linux.uidMappings and linux.gidMappings")
 	b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: "write the id maps", Sync: func(child *spawn.Process) error {
 		for _, f := range []struct{ name, text string }{{"uid_map", uids}, {"gid_map", gids}} {
 			if err := os.WriteFile(fmt.Sprintf("/proc/%d/%s", child.Pid, f.name), []byte(f.text), 0); err != nil {
@@ -147,6 +150,7 @@ func (b *builder) mapIDs() error {
 		return nil
 	}})
 	b.becomeRoot()
+	b.at("")
 	return nil
 }
 
@@ -190,8 +194,10 @@ func (b *builder) sysctls() error {
 			return fmt.Errorf("config.json: linux.sysctl: sysctl %q is not in a separate kernel namespace", key)
 		}
 		path := "/proc/sys/" + strings.ReplaceAll(dotted, ".", "/")
+		b.at("linux.sysctl")
 		b.writeFile(fmt.Sprintf("set sysctl %s to %s", key, b.spec.Linux.Sysctl[key]), path, b.spec.Linux.Sysctl[key])
 	}
+	b.at("")
 	return nil
 }
 

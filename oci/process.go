@@ -35,7 +35,9 @@ func (b *builder) identity(p *specs.Process) error {
 	}
 	b.add(fmt.Sprintf("set umask %#o", umask), unix.SYS_UMASK, spawn.Flags(uint64(umask), fmt.Sprintf("%#o", umask)))
 	b.boundingSet(caps)
+	b.at("process.user")
 	b.user(p.User)
+	b.at("")
 	b.enterDirectory(p.Cwd)
 	if err := b.seccomp(withPrivilege); err != nil {
 		return err

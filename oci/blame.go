@@ -9,7 +9,50 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"gantry/cgroup"
+	"gantry/spawn"
 )
+
+// mark says that the steps from here on come from a field of the configuration.
+type mark struct {
+	step  int
+	field string // "": the steps' names tell
+}
+
+func (b *builder) at(field string) { b.marks = append(b.marks, mark{len(b.plan.Steps), field}) }
+
+// blame names the field that a failed step comes from, or a limit that another step has met.
+func (b *builder) blame(err error) error {
+	var failed *spawn.StepError
+	if !errors.As(err, &failed) {
+		return err
+	}
+	field := ""
+	for _, m := range b.marks {
+		if m.step <= failed.Index {
+			field = m.field
+		}
+	}
+	switch {
+	case errors.Is(err, unix.EMFILE) && len(b.spec.Process.Rlimits) > 0:
+		field = "process.rlimits: RLIMIT_NOFILE is too low"
+	case errors.Is(err, unix.ENOSPC) && strings.HasPrefix(failed.Name, "join cgroup"):
+		field = "linux.resources.cpu.cpus and linux.resources.cpu.mems leave nothing"
+	}
+	if field == "" {
+		return err
+	}
+	return fmt.Errorf("config.json: %s: %w", field, err)
+}
+
+// blameMemory says so if the memory limit has killed the first process.
+func blameMemory(group *cgroup.Group, err error) error {
+	if kills, readErr := group.OOMKills(); readErr == nil && kills > 0 {
+		return fmt.Errorf("config.json: linux.resources.memory.limit is too low, the process was killed: %w", err)
+	}
+	return err
+}
 
 // blameNUL names the field if an error comes from a NUL byte in a string, which no system call takes. It is looked for
 // when something has failed, not before: a walk over the whole configuration is for nobody to wait for.
