@@ -206,3 +206,49 @@ func TestExecByState(t *testing.T) {
 	}
 	try("deleted", "does not exist")
 }
+
+// TestJoinedUserNamespace: a container in the user namespace of another one has rights over what is made for it, as
+// with a user namespace of its own.
+func TestJoinedUserNamespace(t *testing.T) {
+	s, p, r := newSleeper(t, mapped(t))
+	defer r.Close()
+	defer s.end(t, s.container, p)
+	for _, shared := range [][]specs.LinuxNamespaceType{
+		{specs.UserNamespace},
+		{specs.UserNamespace, specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace},
+		{specs.UserNamespace, specs.PIDNamespace},
+	} {
+		b := newBundle(t)
+		mapped(t)(b)
+		b.spec.Linux.CgroupsPath += "-second"
+		b.spec.Linux.UIDMappings, b.spec.Linux.GIDMappings = nil, nil
+		b.spec.Linux.Namespaces = append(b.spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+		b.spec.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1000000}}
+		adj := 55
+		b.spec.Process.OOMScoreAdj = &adj
+		paths := map[specs.LinuxNamespaceType]string{}
+		for _, kind := range shared {
+			name := map[specs.LinuxNamespaceType]string{specs.NetworkNamespace: "net"}[kind]
+			if name == "" {
+				name = string(kind)
+			}
+			paths[kind] = fmt.Sprintf("/proc/%d/ns/%s", p.Pid, name)
+		}
+		for i := range b.spec.Linux.Namespaces {
+			b.spec.Linux.Namespaces[i].Path = paths[b.spec.Linux.Namespaces[i].Type]
+		}
+		got := b.report(t)
+		_, sharesPID := paths[specs.PIDNamespace]
+		if got.UID != 0 || !strings.Contains(got.UIDMap, "100000") || (got.Pid == 1) == sharesPID || strings.TrimSpace(got.OOMScoreAdj) != "55" {
+			t.Errorf("%v: uid %d, map %q, pid %d, oom_score_adj %s", shared, got.UID, got.UIDMap, got.Pid, got.OOMScoreAdj)
+		}
+		for kind, name := range map[specs.LinuxNamespaceType]string{
+			specs.UserNamespace: "user", specs.PIDNamespace: "pid", specs.NetworkNamespace: "net", specs.MountNamespace: "mnt", specs.TimeNamespace: "time", specs.IPCNamespace: "ipc",
+		} {
+			others, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", p.Pid, name))
+			if _, share := paths[kind]; err != nil || (got.NS[name] == others) != share {
+				t.Errorf("%v: %s namespace %s, the other container's is %s (%v)", shared, kind, got.NS[name], others, err)
+			}
+		}
+	}
+}

@@ -43,11 +43,16 @@ func (b *builder) isNew(kind specs.LinuxNamespaceType) bool {
 // namespaces makes and joins them. The cgroup namespace waits until the process is in its cgroup, since that becomes
 // its root; a time namespace wants its offsets before anybody is in it.
 func (b *builder) namespaces() error {
+	var made uint64
 	for _, n := range b.spec.Linux.Namespaces {
 		late := n.Type == specs.TimeNamespace || (n.Type == specs.CgroupNamespace && cgroupMode() != cgroup.V2)
 		if n.Path == "" && !late {
-			b.plan.Namespaces |= cloneFlags[n.Type]
+			made |= cloneFlags[n.Type]
 		}
+	}
+	user, listed := b.has(specs.UserNamespace)
+	if !listed || user.Path == "" {
+		b.plan.Namespaces = made
 	}
 	if n, listed := b.has(specs.PIDNamespace); listed && n.Path != "" {
 		fd, err := b.open(n.Path, unix.O_RDONLY, "pid namespace "+n.Path)
@@ -72,6 +77,10 @@ func (b *builder) namespaces() error {
 			return fmt.Errorf("config.json: linux.namespaces: join a %s namespace: %w", kind, err)
 		}
 		b.add(fmt.Sprintf("join %s namespace %s", kind, n.Path), unix.SYS_SETNS, spawn.Desc(fd), spawn.Flags(cloneFlags[kind], flagName(kind)))
+		if kind == specs.UserNamespace {
+			b.becomeRoot()
+			b.succeed(made)
+		}
 	}
 	if b.isNew(specs.CgroupNamespace) && cgroupMode() != cgroup.V2 {
 		b.add("make a cgroup namespace", unix.SYS_UNSHARE, spawn.Flags(unix.CLONE_NEWCGROUP, "CLONE_NEWCGROUP"))
@@ -83,6 +92,11 @@ func (b *builder) namespaces() error {
 		b.loopback()
 	}
 	return nil
+}
+
+// succeed makes namespaces that belong to the user namespace that has been joined: its root has rights over no others.
+func (b *builder) succeed(namespaces uint64) {
+	b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: "make the process in the user namespace", Succeed: true, Clone: namespaces})
 }
 
 func flagName(kind specs.LinuxNamespaceType) string {

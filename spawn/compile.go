@@ -28,6 +28,9 @@ func compile(p *Plan, status, acks int) (*program, error) {
 		case s.Ready:
 			o.kind = opReady
 			continue
+		case s.Succeed:
+			o.kind, o.args[0] = opSucceed, uintptr(s.Clone)
+			continue
 		}
 		if err := prog.call(o, s); err != nil {
 			return nil, &StepError{Index: i, Name: s.Name, Err: err}

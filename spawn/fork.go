@@ -29,6 +29,7 @@ const (
 	opCall opKind = iota
 	opSync
 	opReady
+	opSucceed
 )
 
 const maxIgnore = 6
@@ -74,6 +75,8 @@ type program struct {
 	status uintptr // descriptor that the child writes reports to
 	acks   uintptr // descriptor that the child reads acknowledgements from
 	gaps   [][2]uintptr
+	heir   cloneArgs // of a successor; its flags are the op's first argument
+	heirFD int32     // its pidfd
 	poll   unix.PollFd
 	now    unix.Timespec
 	keep   []any // what ops point to
@@ -98,6 +101,10 @@ func fork(p *program) (pid uintptr, errno syscall.Errno) {
 	}
 	for i := 0; i < len(p.ops); i++ {
 		o := &p.ops[i]
+		if o.kind == opSucceed {
+			p.succeed(i, o.args[0])
+			continue
+		}
 		if o.kind != opCall {
 			p.report.index, p.report.value = int32(i), int64(p.slots[o.result])
 			if _, _, errno = syscall.RawSyscall(unix.SYS_WRITE, p.status, uintptr(unsafe.Pointer(&p.report)), reportSize); errno != 0 {
@@ -138,6 +145,31 @@ func fork(p *program) (pid uintptr, errno syscall.Errno) {
 	}
 	exit(255)
 	return 0, 0
+}
+
+// succeed returns in the successor. Its predecessor reports the pidfd, which the parent takes, and waits to be killed,
+// or for the parent's end; the successor waits for an acknowledgement.
+//
+//go:norace
+//go:nosplit
+func (p *program) succeed(index int, flags uintptr) {
+	p.heir.flags = uint64(flags) | unix.CLONE_PARENT | unix.CLONE_PIDFD
+	p.heir.pidfd = uint64(uintptr(unsafe.Pointer(&p.heirFD)))
+	pid, _, errno := syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&p.heir)), unsafe.Sizeof(p.heir), 0)
+	if errno == 0 && pid == 0 {
+		if n, _, _ := syscall.RawSyscall(unix.SYS_READ, p.acks, uintptr(unsafe.Pointer(&p.ack)), 1); n != 1 {
+			exit(255)
+		}
+		return
+	}
+	p.report.index, p.report.value = int32(index), int64(p.heirFD)
+	if errno != 0 {
+		p.report.failed, p.report.value = 1, int64(errno)
+	}
+	syscall.RawSyscall(unix.SYS_WRITE, p.status, uintptr(unsafe.Pointer(&p.report)), reportSize)
+	p.poll.Fd = int32(p.status)
+	syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&p.poll)), 1, 0, 0, 0, 0)
+	exit(255)
 }
 
 // heard tells whether somebody can read reports. If not, writing one would be death by SIGPIPE.

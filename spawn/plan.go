@@ -81,6 +81,11 @@ type Step struct {
 	Sync func(child *Process) error
 	// Pass is, for a Sync step, the slot whose value the function finds in child.Passed.
 	Pass Slot
+	// Succeed makes the child clone its successor, in place of a system call, and end: the steps that follow are the
+	// successor's, who is born into new namespaces (Clone, CLONE_NEW… flags) that belong to the user namespace that the
+	// child has joined by then. The successor is a child of the calling process, and the Process that Start returns.
+	Succeed bool
+	Clone   uint64
 	// Ready makes this the point at which Start returns. No system call is made.
 	Ready bool
 }

@@ -22,6 +22,8 @@ func (p *Plan) WriteTo(w io.Writer) (int64, error) {
 		switch {
 		case s.Sync != nil:
 			b.WriteString("       (wait for the parent)\n")
+		case s.Succeed:
+			fmt.Fprintf(&b, "       clone3({flags=%s})  and end\n", strings.Join(append(flagNames(s.Clone), "CLONE_PARENT", "CLONE_PIDFD"), "|"))
 		case s.Ready:
 			b.WriteString("       (tell the parent: created)\n")
 		default:

@@ -144,9 +144,15 @@ func (p *Process) follow(plan *Plan, acks int) error {
 			p.names = stepNames(plan)
 			return nil
 		}
-		p.Passed = int(r.value)
-		if err := step.Sync(p); err != nil {
-			return &StepError{Index: int(r.index), Name: step.Name, Err: err}
+		if step.Succeed {
+			if err := p.replace(int(r.value)); err != nil {
+				return &StepError{Index: int(r.index), Name: step.Name, Err: err}
+			}
+		} else {
+			p.Passed = int(r.value)
+			if err := step.Sync(p); err != nil {
+				return &StepError{Index: int(r.index), Name: step.Name, Err: err}
+			}
 		}
 		if _, err := unix.Write(acks, []byte{1}); err != nil {
 			return &StepError{Index: int(r.index), Name: step.Name, Err: errVanished}
@@ -277,7 +283,7 @@ func openPipes(p *Plan) (*pipes, error) {
 		return nil, err
 	}
 	for i := range p.Steps {
-		if p.Steps[i].Sync == nil {
+		if p.Steps[i].Sync == nil && !p.Steps[i].Succeed {
 			continue
 		}
 		if s.childAcks, s.acks, err = pipe(); err != nil {
