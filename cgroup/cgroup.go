@@ -93,15 +93,33 @@ func (t *hierarchy) make(path string) (existed bool, err error) {
 		if err = t.makeParents(path); err == nil {
 			err = os.Mkdir(dir, 0o755)
 		}
-	} else if err == nil && t.v2 && !t.delegated(dir) { // parents that somebody else made
-		if err = t.makeParents(path); err != nil {
-			return false, errors.Join(err, os.Remove(dir))
-		}
+		return false, err
 	}
-	if errors.Is(err, os.ErrExist) {
-		return true, nil
+	if existed = errors.Is(err, os.ErrExist); err != nil && !existed {
+		return false, err
 	}
-	return false, err
+	if t.prepared(dir) {
+		return existed, nil
+	}
+	if err = t.makeParents(path); err == nil && !t.v2 { // somebody else made them
+		err = inheritCPUs(dir)
+	}
+	if err != nil && !existed {
+		err = errors.Join(err, os.Remove(dir))
+	}
+	return existed, err
+}
+
+// prepared tells that a new group can be used: its parents were made as makeParents does.
+func (t *hierarchy) prepared(dir string) bool {
+	if t.v2 {
+		return t.delegated(dir)
+	}
+	if !t.has("cpuset") {
+		return true
+	}
+	cpus, err := os.ReadFile(filepath.Join(dir, "cpuset.cpus"))
+	return err == nil && len(cpus) > 1 // else a newline alone
 }
 
 // delegated tells that a v2 group has every controller of the root.

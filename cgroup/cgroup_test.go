@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -459,4 +460,40 @@ func BenchmarkCreateDelete(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// TestParentsOfOthers: docker and podman make the group above a container's, and on v1 leave its cpuset empty.
+func TestParentsOfOthers(t *testing.T) {
+	h, err := machine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent := fmt.Sprintf("/gantry-others-test-%d", os.Getpid())
+	for _, tree := range h.trees() {
+		dir := filepath.Join(tree.mount, parent)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := removeTree(dir); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	g, err := Create(parent+"/child", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Add(cmd.Process.Pid); err != nil {
+		t.Error(err)
+	}
+	if pids, err := g.Procs(true); err != nil || !slices.Equal(pids, []int{cmd.Process.Pid}) {
+		t.Errorf("processes: %v, %v; want %d", pids, err, cmd.Process.Pid)
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
 }

@@ -1,0 +1,44 @@
+package runtime
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestContainerd(t *testing.T) {
+	p := newPeer(t, "containerd", "ctr")
+	socket, config := filepath.Join(p.dir, "containerd.sock"), filepath.Join(p.dir, "config.toml")
+	text := fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = %q\n",
+		filepath.Join(p.dir, "root"), filepath.Join(p.dir, "state"), socket)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.command = []string{"ctr", "-a", socket, "-n", "gantry-test"}
+	p.daemon([]string{"version"}, "containerd", "--config", config)
+	root := p.rootfs()
+	run := func(code int, out string, args ...string) {
+		t.Helper()
+		p.want(code, out, append([]string{"run", "--runc-binary", p.runtime, "--rootfs"}, args...)...)
+	}
+	run(0, "hello\n", "--rm", root, "a", "echo", "hello")
+	run(7, "", "--rm", root, "a", "sh", "-c", "exit 7")
+	run(0, "uid=5", "--rm", "--user", "5", root, "a", "id")
+
+	run(0, "", "-d", "--memory-limit", "67108864", root, "c", "sleep", "1000")
+	p.want(0, "RUNNING", "tasks", "ls")
+	p.want(0, "inside\n", "tasks", "exec", "--exec-id", "e1", "c", "echo", "inside")
+	p.want(9, "", "tasks", "exec", "--exec-id", "e2", "c", "sh", "-c", "exit 9")
+	p.want(0, "", "tasks", "pause", "c")
+	p.want(0, "PAUSED", "tasks", "ls")
+	p.want(0, "", "tasks", "resume", "c")
+	p.want(0, "RUNNING", "tasks", "ls")
+	p.want(0, "PID", "tasks", "ps", "c")
+	p.want(0, "memory", "tasks", "metrics", "c")
+	p.want(0, "", "tasks", "kill", "-s", "SIGKILL", "c")
+	p.eventually("STOPPED", "tasks", "ls")
+	p.want(137, "", "tasks", "rm", "c")
+	p.want(0, "", "containers", "rm", "c")
+	p.called("create", "start", "exec", "pause", "resume", "kill", "delete")
+}
