@@ -272,6 +272,7 @@ func (b *builder) checkProgram(p *specs.Process) error {
 		if p.User.UID != 0 && p.Capabilities != nil && slices.Contains(p.Capabilities.Effective, "CAP_DAC_OVERRIDE") {
 			s.Ignore = []unix.Errno{unix.EACCES} // access(2) leaves the capability out of account
 		}
+		b.refuseDirectory(list[0])
 		return nil
 	}
 	for i, path := range list {
@@ -280,6 +281,14 @@ func (b *builder) checkProgram(p *specs.Process) error {
 	}
 	b.fail(fmt.Sprintf("exec: %q: executable file not found in $PATH", p.Args[0]))
 	return nil
+}
+
+// refuseDirectory fails as execve would, which gives EACCES for a directory.
+func (b *builder) refuseDirectory(path string) {
+	s := b.add("is "+path+" a directory", unix.SYS_FACCESSAT, spawn.Int(unix.AT_FDCWD), spawn.Str(strings.TrimSuffix(path, "/")+"/."), spawn.Int(unix.F_OK))
+	s.Skip, s.Ignore = 1, []unix.Errno{unix.ENOTDIR, unix.ENOENT, unix.EACCES, unix.ELOOP}
+	b.add("no: go on", unix.SYS_GETPID).Skip = 1
+	b.add(fmt.Sprintf("exec: %q: is a directory", path), unix.SYS_EXECVE, spawn.Str(path), spawn.Nil(), spawn.Nil())
 }
 
 // execute replaces the process by the program.
