@@ -15,7 +15,7 @@ func TestPodman(t *testing.T) {
 	root := p.rootfs()
 	run := func(code int, out string, args ...string) {
 		t.Helper()
-		p.want(code, out, append([]string{"run", "--network", "none"}, args...)...)
+		p.want(code, out, append([]string{"run", "--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"}, args...)...)
 	}
 	run(0, "hello\n", "--rm", "--rootfs", root, "echo", "hello")
 	run(7, "", "--rm", "--rootfs", root, "sh", "-c", "exit 7")
