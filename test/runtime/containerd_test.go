@@ -24,7 +24,7 @@ func TestContainerd(t *testing.T) {
 	}
 	run(0, "hello\n", "--rm", root, "a", "/bin/echo", "hello")
 	run(7, "", "--rm", root, "a", "/bin/sh", "-c", "exit 7")
-	run(0, "uid=5", "--rm", "--user", "5", root, "a", "/bin/id")
+	run(0, "b\n", "--rm", "--env", "A=b", "--read-only", "--seccomp", root, "a", "/bin/sh", "-c", "echo $A")
 
 	run(0, "", "-d", "--memory-limit", "67108864", root, "c", "/bin/sleep", "1000")
 	p.want(0, "RUNNING", "tasks", "ls")

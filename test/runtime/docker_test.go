@@ -46,7 +46,7 @@ func TestDocker(t *testing.T) {
 	p.want(0, "uid=5", "exec", "-u", "5", "-w", "/tmp", "box1", "id")
 	p.want(0, "sleep", "top", "box1")
 	p.want(0, "", "update", "--memory", "128m", "--memory-swap", "256m", "--pids-limit", "50", "box1")
-	p.want(0, "134217728 ", "exec", "box1", "sh", "-c", "echo $(cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null) ")
+	p.want(0, "134217728", "exec", "box1", "sh", "-c", "echo $(cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null)")
 	p.want(0, "", "pause", "box1")
 	p.want(0, "paused", "inspect", "-f", "{{.State.Status}}", "box1")
 	p.want(1, "paused", "exec", "box1", "true")

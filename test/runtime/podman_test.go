@@ -31,7 +31,7 @@ func TestPodman(t *testing.T) {
 	p.want(0, "paused", "inspect", "-f", "{{.State.Status}}", "c")
 	p.want(0, "", "unpause", "c")
 	p.want(0, "", "update", "--memory", "128m", "c")
-	p.want(0, "134217728 ", "exec", "c", "sh", "-c", "echo $(cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null) ")
+	p.want(0, "134217728", "exec", "c", "sh", "-c", "echo $(cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2>/dev/null)")
 	p.want(0, "", "stop", "-t", "1", "c")
 	p.eventually("exited", "inspect", "-f", "{{.State.Status}}", "c")
 	p.want(0, "", "start", "c")
