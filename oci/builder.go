@@ -21,8 +21,11 @@ type builder struct {
 	spec   *specs.Spec
 	plan   spawn.Plan
 	dry    bool
-	files  []*os.File // open until the process has started
-	root   spawn.FD   // the container's root, mounted detached
+	files  []*os.File                            // open until the process has started
+	root   spawn.FD                              // the container's root, mounted detached
+	late   []string                              // mount points that become read-only in the end
+	idMaps map[string]int                        // descriptors of user namespaces, by their maps
+	joined map[specs.LinuxNamespaceType]spawn.FD // namespaces that have a path
 
 	state   specs.State // of the container, for a filter's agent; pid 0: the plan makes its first process
 	first   int         // exec: pid of the container's first process; 0: the environment is complete
@@ -67,6 +70,8 @@ const (
 	slotProfile             // where the AppArmor profile is written
 	slotLabel               // where the SELinux label is written
 	slotKeyLabel            // and that of keys
+	slotNull                // the host's null device, for masks
+	slotSettings            // the host's /proc/sys
 )
 
 func (b *builder) add(name string, call uintptr, args ...spawn.Arg) *spawn.Step {
@@ -101,12 +106,21 @@ func (b *builder) writeOwn(what, name, text string) {
 // resolve adds a step that opens a path of the container without following a link of /proc (self/fd/N, PID/root):
 // those lead out of every root. The result is in the scratch slot, for a few steps and then release.
 func (b *builder) resolve(name, path string, flags uint64) *spawn.Step {
-	how := &unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS}
+	return b.resolveHow(name, path, flags, 0)
+}
+
+// resolveHow is resolve with further RESOLVE_… flags of openat2(2).
+func (b *builder) resolveHow(name, path string, flags, resolve uint64) *spawn.Step {
+	how := &unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: resolve | unix.RESOLVE_NO_MAGICLINKS}
+	rules := "RESOLVE_NO_MAGICLINKS"
+	if resolve&unix.RESOLVE_NO_SYMLINKS != 0 {
+		rules += "|RESOLVE_NO_SYMLINKS"
+	}
 	if flags&unix.O_CREAT != 0 {
 		how.Mode = 0o644
 	}
 	s := b.add(name, unix.SYS_OPENAT2, spawn.Int(unix.AT_FDCWD), spawn.Str(path),
-		spawn.Bytes(bytesOf(how), fmt.Sprintf("{flags=%#x, mode=%#o, RESOLVE_NO_MAGICLINKS}", how.Flags, how.Mode)), spawn.Int(unix.SizeofOpenHow))
+		spawn.Bytes(bytesOf(how), fmt.Sprintf("{flags=%#x, mode=%#o, %s}", how.Flags, how.Mode, rules)), spawn.Int(unix.SizeofOpenHow))
 	s.Result = slotScratch
 	return s
 }

@@ -50,6 +50,14 @@ func validate(spec *specs.Spec) error {
 	if !seen[specs.MountNamespace] {
 		return errors.New("config.json: linux.namespaces: a container needs a mount namespace of its own")
 	}
+	for clock := range spec.Linux.TimeOffsets {
+		if !seen[specs.TimeNamespace] {
+			return errors.New("config.json: linux.timeOffsets are set, but there is no time namespace")
+		}
+		if clock != "monotonic" && clock != "boottime" {
+			return fmt.Errorf("config.json: linux.timeOffsets: unknown clock %q, want monotonic or boottime", clock)
+		}
+	}
 	if spec.Hostname != "" && !seen[specs.UTSNamespace] {
 		return errors.New("config.json: hostname is set, but there is no uts namespace")
 	}
@@ -84,7 +92,7 @@ func (b *builder) container(o CreateOptions, entry *cgroup.Entry, fifo spawn.FD,
 		b.names,
 		b.sysctls,
 		b.protectPaths,
-		func() error { b.pivot(o.NoPivot); return nil },
+		func() error { return b.pivot(o.NoPivot) },
 		func() error { b.keyring(o.NoNewKeyring, true); return nil },
 		func() error { return b.stdio(o.Stdio, o.PreserveFDs) },
 		func() error { b.makeDirectory(b.spec.Process.Cwd); return nil },

@@ -97,9 +97,6 @@ func (b *builder) devices() error {
 		b.add("link /dev/"+l.name, unix.SYS_SYMLINKAT, spawn.Str(l.target), spawn.Of(slotScratch), spawn.Str(l.name)).Ignore = []unix.Errno{unix.EEXIST, unix.EROFS}
 	}
 	b.release("/dev")
-	if mounted && hasOption(m.Options, "ro") {
-		b.attributes("make /dev read-only", "/dev", unix.MOUNT_ATTR_RDONLY, false)
-	}
 	return nil
 }
 

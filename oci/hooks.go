@@ -107,6 +107,9 @@ func (b *builder) hooksBeforePivot(h *hookRunner) error {
 // attachPoint is where the root is attached until the pivot: with hooks of create, where they look for it by the bundle,
 // if they may, so that what they mount in it is the container's.
 func (b *builder) attachPoint() string {
+	if _, foreign := b.joined[specs.MountNamespace]; foreign {
+		return "/" // all that is known to be there
+	}
 	shared := strings.Contains(b.spec.Linux.RootfsPropagation, "shared") // there pivot_root refuses it
 	if b.dry || shared || !(&hookRunner{hooks: b.spec.Hooks}).ofCreate() {
 		return attachPoint()

@@ -68,6 +68,7 @@ func (r *Runtime) Create(ctx context.Context, id string, o CreateOptions) (_ *Co
 }
 
 func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, err error) {
+	o.Spec = withoutOwnUserNamespace(o.Spec)
 	b := &builder{id: c.ID, bundle: o.Bundle, spec: o.Spec}
 	defer b.close()
 	limits := &specs.LinuxResources{}

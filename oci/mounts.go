@@ -2,7 +2,6 @@ package oci
 
 import (
 	"fmt"
-	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -10,91 +9,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"gantry/cgroup"
 	"gantry/spawn"
 )
-
-// option is a mount option that is a flag: of mount(2), and of mount_setattr(2) for what is mounted detached.
-type option struct {
-	set, clear uint64 // MS_…
-	attr       uint64 // MOUNT_ATTR_…
-	name       string
-}
-
-var mountFlags = map[string]option{
-	"ro": {unix.MS_RDONLY, 0, unix.MOUNT_ATTR_RDONLY, "MS_RDONLY"}, "rw": {0, unix.MS_RDONLY, 0, ""},
-	"nosuid": {unix.MS_NOSUID, 0, unix.MOUNT_ATTR_NOSUID, "MS_NOSUID"}, "suid": {0, unix.MS_NOSUID, 0, ""},
-	"nodev": {unix.MS_NODEV, 0, unix.MOUNT_ATTR_NODEV, "MS_NODEV"}, "dev": {0, unix.MS_NODEV, 0, ""},
-	"noexec": {unix.MS_NOEXEC, 0, unix.MOUNT_ATTR_NOEXEC, "MS_NOEXEC"}, "exec": {0, unix.MS_NOEXEC, 0, ""},
-	"sync": {unix.MS_SYNCHRONOUS, 0, 0, "MS_SYNCHRONOUS"}, "async": {0, unix.MS_SYNCHRONOUS, 0, ""},
-	"dirsync": {unix.MS_DIRSYNC, 0, 0, "MS_DIRSYNC"}, "mand": {unix.MS_MANDLOCK, 0, 0, "MS_MANDLOCK"}, "nomand": {0, unix.MS_MANDLOCK, 0, ""},
-	"noatime": {unix.MS_NOATIME, 0, unix.MOUNT_ATTR_NOATIME, "MS_NOATIME"}, "atime": {0, unix.MS_NOATIME, 0, ""},
-	"nodiratime": {unix.MS_NODIRATIME, 0, unix.MOUNT_ATTR_NODIRATIME, "MS_NODIRATIME"}, "diratime": {0, unix.MS_NODIRATIME, 0, ""},
-	"relatime": {unix.MS_RELATIME, 0, unix.MOUNT_ATTR_RELATIME, "MS_RELATIME"}, "norelatime": {0, unix.MS_RELATIME, 0, ""},
-	"strictatime": {unix.MS_STRICTATIME, 0, unix.MOUNT_ATTR_STRICTATIME, "MS_STRICTATIME"}, "nostrictatime": {0, unix.MS_STRICTATIME, 0, ""},
-	"iversion": {unix.MS_I_VERSION, 0, 0, "MS_I_VERSION"}, "noiversion": {0, unix.MS_I_VERSION, 0, ""},
-	"lazytime": {unix.MS_LAZYTIME, 0, 0, "MS_LAZYTIME"}, "nolazytime": {0, unix.MS_LAZYTIME, 0, ""},
-	"nosymfollow": {unix.MS_NOSYMFOLLOW, 0, unix.MOUNT_ATTR_NOSYMFOLLOW, "MS_NOSYMFOLLOW"}, "symfollow": {}, "silent": {unix.MS_SILENT, 0, 0, "MS_SILENT"}, "loud": {0, unix.MS_SILENT, 0, ""},
-	"defaults": {}, "remount": {},
-}
-
-var propagationFlags = map[string]uint64{
-	"private": unix.MS_PRIVATE, "rprivate": unix.MS_PRIVATE | unix.MS_REC, "slave": unix.MS_SLAVE, "rslave": unix.MS_SLAVE | unix.MS_REC,
-	"shared": unix.MS_SHARED, "rshared": unix.MS_SHARED | unix.MS_REC, "unbindable": unix.MS_UNBINDABLE, "runbindable": unix.MS_UNBINDABLE | unix.MS_REC,
-}
-
-// mountOptions are a mount's options, sorted out.
-type mountOptions struct {
-	flags       uint64 // MS_…
-	flagNames   []string
-	attrs       uint64 // MOUNT_ATTR_… for this mount
-	attrsDeep   uint64 // and for those below it (rro, rnosuid, …)
-	propagation uint64
-	bind        bool
-	recursive   bool
-	data        []string
-}
-
-func parseMountOptions(m specs.Mount) (mountOptions, error) {
-	o := mountOptions{bind: m.Type == "bind" || m.Type == "rbind", recursive: m.Type == "rbind"}
-	for _, text := range m.Options {
-		if f, known := mountFlags[text]; known {
-			o.flags = o.flags&^f.clear | f.set
-			o.attrs |= f.attr
-			if f.name != "" {
-				o.flagNames = append(o.flagNames, f.name)
-			}
-			continue
-		}
-		if p, known := propagationFlags[text]; known {
-			o.propagation = p
-			continue
-		}
-		if f, known := mountFlags[strings.TrimPrefix(text, "r")]; known && strings.HasPrefix(text, "r") && f.attr != 0 {
-			o.attrsDeep |= f.attr
-			continue
-		}
-		switch text {
-		case "bind":
-			o.bind = true
-		case "rbind":
-			o.bind, o.recursive = true, true
-		case "tmpcopyup":
-			return o, fmt.Errorf("mount on %s: option tmpcopyup is not supported: mount a volume instead", m.Destination)
-		case "idmap", "ridmap":
-			return o, fmt.Errorf("mount on %s: option %s needs id mappings of the mount, which are not supported", m.Destination, text)
-		default:
-			o.data = append(o.data, text)
-		}
-	}
-	if o.bind && len(o.data) > 0 {
-		return o, fmt.Errorf("mount on %s: unknown option %q of a bind", m.Destination, o.data[0])
-	}
-	if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
-		return o, fmt.Errorf("mount on %s: id mapped mounts are not supported", m.Destination)
-	}
-	return o, nil
-}
 
 // mounts adds config.json's mounts, in their order. The process is confined to its root: no path leads out of it.
 func (b *builder) mounts() error {
@@ -102,21 +18,26 @@ func (b *builder) mounts() error {
 	defer b.at("")
 	for i, m := range b.spec.Mounts {
 		b.at(fmt.Sprintf("mounts[%d]", i))
-		if !filepath.IsAbs(m.Destination) {
-			m.Destination = "/" + m.Destination // as runtimes always took it
+		m.Destination = filepath.Clean("/" + m.Destination) // a relative one as runtimes always took it
+		if m.Destination == "/" {
+			return fmt.Errorf("config.json: mounts[%d]: the destination is the root itself: set root instead", i)
 		}
-		m.Destination = filepath.Clean(m.Destination)
 		o, err := parseMountOptions(m)
+		if err == nil {
+			err = b.checkProcMount(m, o)
+		}
 		if err != nil {
 			return fmt.Errorf("config.json: mounts[%d]: %w", i, err)
 		}
 		switch {
+		case o.remount:
+			b.remount(m, o)
 		case o.bind:
 			err = b.bind(m, o)
 		case m.Type == "cgroup" || m.Type == "cgroup2":
 			err = b.cgroupMount(m, o)
 		default:
-			b.fileSystem(m, o)
+			err = b.fileSystem(m, o)
 		}
 		if err != nil {
 			return fmt.Errorf("config.json: mounts[%d]: %w", i, err)
@@ -125,25 +46,163 @@ func (b *builder) mounts() error {
 	return nil
 }
 
-// fileSystem mounts a file system of its own.
-func (b *builder) fileSystem(m specs.Mount, o mountOptions) {
-	b.mkdirs(m.Destination)
-	if m.Type == "proc" || m.Type == "sysfs" { // where these are is relied on
-		b.noLink(m.Destination)
-	} else {
-		b.resolve("check "+m.Destination, m.Destination, unix.O_PATH|unix.O_DIRECTORY)
-		b.release(m.Destination)
-	}
-	flags := o.flags
-	late := m.Type == "tmpfs" && m.Destination == "/dev" && flags&unix.MS_RDONLY != 0
-	if late {
-		flags &^= unix.MS_RDONLY // what belongs in there comes first: see devices
-	}
-	b.mount(fmt.Sprintf("mount %s on %s", m.Type, m.Destination), m.Source, m.Destination, m.Type, flags, o.flagNames, strings.Join(o.data, ","))
-	b.setPropagation(m.Destination, o.propagation)
+// inProc are the files of /proc that something else may be mounted on: what LXCFS and the like make up.
+var inProc = []string{
+	"/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo", "/proc/stat", "/proc/swaps", "/proc/uptime", "/proc/loadavg", "/proc/slabinfo",
+	"/proc/sys/kernel/ns_last_pid", "/proc/sys/crypto/fips_enabled",
 }
 
-func (b *builder) mount(name, source, destination, kind string, flags uint64, flagNames []string, data string) *spawn.Step {
+// checkProcMount refuses what would put something else in the place of /proc, or of what is in there: the container's
+// processes, and runtimes that enter it, rely on it (CVE-2019-16884, CVE-2019-19921, CVE-2023-27561).
+func (b *builder) checkProcMount(m specs.Mount, o mountOptions) error {
+	switch {
+	case m.Destination == "/proc":
+		if m.Type == "proc" && !o.bind || o.remount || b.dry || o.bind && isProc(b.sourceOf(m)) {
+			return nil
+		}
+		return fmt.Errorf("%s on /proc is refused: only a proc file system may be there", describe(m, o))
+	case strings.HasPrefix(m.Destination, "/proc/") && !slices.Contains(inProc, m.Destination) && !o.remount:
+		return fmt.Errorf("a mount inside /proc is refused: %s", m.Destination)
+	}
+	return nil
+}
+
+func describe(m specs.Mount, o mountOptions) string {
+	if o.bind {
+		return "a bind of " + m.Source
+	}
+	return "file system " + m.Type
+}
+
+func isProc(path string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(path, &fs) == nil && fs.Type == unix.PROC_SUPER_MAGIC
+}
+
+// fileSystem mounts a file system of its own.
+func (b *builder) fileSystem(m specs.Mount, o mountOptions) error {
+	var resolve uint64
+	if m.Type == "proc" || m.Type == "sysfs" { // where these are is relied on
+		resolve = unix.RESOLVE_NO_SYMLINKS
+	}
+	data := b.fileSystemData(m, o)
+	b.target(m.Destination, true, resolve)
+	if o.copyUp {
+		b.add("keep what is below "+m.Destination, unix.SYS_DUP, spawn.Of(slotScratch)).Result = slotTree
+	}
+	b.enter(m.Destination)
+	flags, names := o.flags, o.flagNames
+	if late := flags&unix.MS_RDONLY != 0 && (m.Type == "tmpfs" || m.Destination == "/dev"); late {
+		b.late = append(b.late, m.Destination) // what belongs in there comes first: see lateReadonly
+		flags, names = flags&^unix.MS_RDONLY, slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == "MS_RDONLY" })
+	}
+	s := b.mount(fmt.Sprintf("mount %s on %s", m.Type, m.Destination), m.Source, m.Type, flags, names, data)
+	if host, known := sharedFileSystems[m.Type]; known && b.inUserNamespace() {
+		at := len(b.plan.Steps)
+		s.Ignore = []unix.Errno{unix.EPERM}
+		if err := b.bindInstead(host, m, o); err != nil {
+			return err
+		}
+		b.plan.Steps[at-1].Skip = len(b.plan.Steps) - at
+	}
+	if o.copyUp {
+		b.copyUp(m.Destination)
+	}
+	b.settle(m.Destination, o)
+	return nil
+}
+
+// sharedFileSystems show what belongs to the network or ipc namespace. Where that is not the user namespace's own, the
+// kernel refuses to mount them, and the container gets the runtime's.
+var sharedFileSystems = map[string]string{"sysfs": "/sys", "mqueue": "/dev/mqueue"}
+
+// bindInstead binds the host's mount in place of one that cannot be made, if the host has it.
+func (b *builder) bindInstead(source string, m specs.Mount, o mountOptions) error {
+	if !b.dry && unix.Access(source, unix.F_OK) != nil {
+		b.fail("no " + source + " to bind in place of " + m.Type)
+		return nil
+	}
+	o.bind, o.recursive, o.propagation, o.deep = true, true, nil, unix.MountAttr{}
+	if o.flags&unix.MS_RDONLY != 0 { // and what is mounted below
+		o.setDeep(mountFlags["ro"])
+	}
+	return b.bind(specs.Mount{Source: source, Destination: m.Destination}, o)
+}
+
+// fileSystemData are the options for the file system. A tmpfs without a mode gets that of the directory which it covers.
+func (b *builder) fileSystemData(m specs.Mount, o mountOptions) string {
+	data := slices.Clone(o.data)
+	hasMode := slices.ContainsFunc(data, func(d string) bool { return strings.HasPrefix(d, "mode=") })
+	if mode, found := b.modeOf(m.Destination); m.Type == "tmpfs" && !hasMode && found {
+		data = append(data, fmt.Sprintf("mode=%04o", mode))
+	}
+	if label := b.spec.Linux.MountLabel; label != "" && !slices.Contains([]string{"proc", "sysfs", "mqueue"}, m.Type) {
+		data = append(data, fmt.Sprintf("context=%q", label))
+	}
+	return strings.Join(data, ",")
+}
+
+// modeOf is the mode of a directory in the image, unless something is mounted above it.
+func (b *builder) modeOf(path string) (mode uint32, found bool) {
+	for _, m := range b.spec.Mounts {
+		at := filepath.Clean("/" + m.Destination)
+		if at == path {
+			break
+		}
+		if strings.HasPrefix(path, at+"/") {
+			return 0, false
+		}
+	}
+	if b.dry {
+		return 0, false
+	}
+	fd, err := unix.Openat2(b.root.Num, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
+	if err != nil {
+		return 0, false // it is made
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil {
+		return 0, false
+	}
+	return st.Mode & 0o7777, true
+}
+
+// target opens a mount point, which is made if it is missing: the descriptor is in the scratch slot. It may not be in a
+// proc file system, whatever links lead to it, unless its name says so (see checkProcMount).
+func (b *builder) target(path string, directory bool, resolve uint64) {
+	name, flags := "open "+path, uint64(unix.O_PATH)
+	if directory {
+		flags |= unix.O_DIRECTORY
+	}
+	if resolve&unix.RESOLVE_NO_SYMLINKS != 0 {
+		name = path + " must be a directory, not a link"
+	}
+	at := len(b.plan.Steps)
+	b.resolveHow(name, path, flags, resolve).Ignore = []unix.Errno{unix.ENOENT}
+	if directory {
+		b.mkdirs(path)
+	} else {
+		b.touch(path)
+	}
+	b.resolveHow(name, path, flags, resolve)
+	b.plan.Steps[at].Skip = len(b.plan.Steps) - at - 1
+	if path != "/proc" && !strings.HasPrefix(path, "/proc/") {
+		found := bytesOf(new(unix.Statfs_t))
+		b.add(path+" must not lead into a proc file system", unix.SYS_FSTATFS, spawn.Of(slotScratch), spawn.Bytes(found, "buffer")).
+			Refuse = spawn.Refusal{Buffer: found, Value: unix.PROC_SUPER_MAGIC}
+	}
+}
+
+// enter makes the mount point in the scratch slot the working directory, so that mount(2) can name it without a path
+// that somebody could change in the meantime (CVE-2021-30465).
+func (b *builder) enter(path string) {
+	b.add("go to "+path, unix.SYS_FCHDIR, spawn.Of(slotScratch))
+	b.release(path)
+}
+
+// mount mounts a file system on the working directory: see enter.
+func (b *builder) mount(name, source, kind string, flags uint64, flagNames []string, data string) *spawn.Step {
 	shown := strings.Join(flagNames, "|")
 	if shown == "" {
 		shown = "0"
@@ -152,87 +211,57 @@ func (b *builder) mount(name, source, destination, kind string, flags uint64, fl
 	if data != "" {
 		payload = spawn.Str(data)
 	}
-	return b.add(name, unix.SYS_MOUNT, spawn.Str(source), spawn.Str(destination), spawn.Str(kind), spawn.Flags(flags, shown), payload)
+	return b.add(name, unix.SYS_MOUNT, spawn.Str(source), spawn.Str("."), spawn.Str(kind), spawn.Flags(flags, shown), payload)
 }
 
-func (b *builder) setPropagation(path string, flags uint64) {
-	if flags != 0 {
-		b.add("set the propagation of "+path, unix.SYS_MOUNT, spawn.Nil(), spawn.Str(path), spawn.Nil(), spawn.Flags(flags, fmt.Sprintf("%#x", flags)), spawn.Nil())
+// remount changes the flags, and with a type the options, of what is mounted already.
+func (b *builder) remount(m specs.Mount, o mountOptions) {
+	b.resolve("open "+m.Destination, m.Destination, unix.O_PATH)
+	b.enter(m.Destination)
+	flags, names := o.flags|unix.MS_REMOUNT, append([]string{"MS_REMOUNT"}, o.flagNames...)
+	if o.bind {
+		flags, names = flags|unix.MS_BIND, append(names, "MS_BIND")
 	}
+	b.mount("remount "+m.Destination, m.Source, m.Type, flags, names, strings.Join(o.data, ","))
+	b.settle(m.Destination, o)
 }
 
-// noLink fails if the path is a symbolic link, or leads over one.
-func (b *builder) noLink(path string) {
-	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_SYMLINKS}
-	b.add(path+" must be a directory, not a link", unix.SYS_OPENAT2, spawn.Int(unix.AT_FDCWD), spawn.Str(path),
-		spawn.Bytes(bytesOf(how), "{O_PATH|O_DIRECTORY, RESOLVE_NO_SYMLINKS}"), spawn.Int(unix.SizeofOpenHow)).Result = slotScratch
-	b.add("close "+path, unix.SYS_CLOSE, spawn.Of(slotScratch))
+// settle sets what a mount call does not: propagation, and the options that hold for the mounts below, too.
+func (b *builder) settle(path string, o mountOptions) {
+	if len(o.propagation) == 0 && !o.isDeep() {
+		return
+	}
+	b.resolve("open "+path, path, unix.O_PATH)
+	for _, p := range o.propagation {
+		b.setattr("set the propagation of "+path, unix.MountAttr{Propagation: p &^ unix.MS_REC}, p&unix.MS_REC != 0)
+	}
+	if o.isDeep() {
+		b.setattr("set flags of "+path+" and below", o.deep, true)
+	}
+	b.release(path)
 }
 
-// bind attaches a copy of a host mount that the parent made, with its flags, before the clone.
-func (b *builder) bind(m specs.Mount, o mountOptions) error {
-	source := m.Source
-	if !filepath.IsAbs(source) {
-		source = filepath.Join(b.bundle, source)
+// setattr adds a step that changes the mount in the scratch slot.
+func (b *builder) setattr(name string, attr unix.MountAttr, recursive bool) *spawn.Step {
+	flags, shown := uint64(unix.AT_EMPTY_PATH), "AT_EMPTY_PATH"
+	if recursive {
+		flags, shown = flags|unix.AT_RECURSIVE, shown+"|AT_RECURSIVE"
 	}
-	fd := spawn.FD{Name: source}
-	directory := true
-	if !b.dry {
-		num, err := cloneTree(source, o.recursive)
-		if err != nil {
-			return fmt.Errorf("mount on %s: %w", m.Destination, err)
-		}
-		fd = b.fd(num, source)
-		if err := bindAttributes(num, o); err != nil {
-			return fmt.Errorf("mount %s on %s: %w", source, m.Destination, err)
-		}
-		var st unix.Stat_t
-		if err := unix.Fstat(num, &st); err != nil {
-			return fmt.Errorf("mount %s on %s: %w", source, m.Destination, err)
-		}
-		directory = st.Mode&unix.S_IFMT == unix.S_IFDIR
+	text := attrNames(&attr)
+	if attr.Propagation != 0 {
+		text += propagationName(attr.Propagation)
 	}
-	b.attach(fd, m.Destination, directory)
-	if o.propagation&(unix.MS_SHARED|unix.MS_UNBINDABLE) != 0 {
-		b.setPropagation(m.Destination, o.propagation)
-	}
-	return nil
+	return b.add(name, unix.SYS_MOUNT_SETATTR, spawn.Of(slotScratch), spawn.Str(""), spawn.Flags(flags, shown),
+		spawn.Bytes(bytesOf(&attr), "{"+text+"}"), spawn.Int(unix.MOUNT_ATTR_SIZE_VER0))
 }
 
-// bindAttributes sets flags of a detached bind, and cuts it off from the host's mount unless it is to follow it.
-func bindAttributes(fd int, o mountOptions) error {
-	propagation := uint64(unix.MS_PRIVATE)
-	if kind := o.propagation &^ unix.MS_REC; kind != 0 && kind != unix.MS_UNBINDABLE {
-		propagation = kind
-	}
-	attr := unix.MountAttr{Propagation: propagation}
-	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
-		return fmt.Errorf("set propagation: %w", err)
-	}
-	if o.attrs != 0 {
-		if err := setAttributes(fd, o.attrs, 0, false); err != nil {
-			return fmt.Errorf("set flags: %w", err)
+func propagationName(kind uint64) string {
+	for name, flag := range propagationFlags {
+		if flag == kind {
+			return name
 		}
 	}
-	if o.attrsDeep != 0 {
-		if err := setAttributes(fd, o.attrsDeep, 0, true); err != nil {
-			return fmt.Errorf("set flags recursively: %w", err)
-		}
-	}
-	return nil
-}
-
-// attach makes the mount point if it is missing and puts a detached mount on it.
-func (b *builder) attach(fd spawn.FD, destination string, directory bool) {
-	if directory {
-		b.mkdirs(destination)
-	} else {
-		b.touch(destination)
-	}
-	b.resolve("open "+destination, destination, unix.O_PATH)
-	b.add(fmt.Sprintf("bind %s to %s", fd.Name, destination), unix.SYS_MOVE_MOUNT, spawn.Desc(fd), spawn.Str(""), spawn.Of(slotScratch), spawn.Str(""),
-		spawn.Flags(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH, "MOVE_MOUNT_F_EMPTY_PATH|MOVE_MOUNT_T_EMPTY_PATH"))
-	b.release(destination)
+	return fmt.Sprintf("%#x", kind)
 }
 
 // touch makes an empty file to mount on, where there is nothing.
@@ -240,84 +269,18 @@ func (b *builder) touch(path string) {
 	if dir := filepath.Dir(path); dir != "/" {
 		b.mkdirs(dir)
 	}
-	// It stays open until execve: only an open, not a mknod, makes what a dangling link points to.
-	b.resolve("make file "+path, path, unix.O_CREAT|unix.O_NONBLOCK|unix.O_NOCTTY).
-		Ignore = []unix.Errno{unix.EISDIR, unix.EROFS, unix.ENXIO, unix.EACCES}
+	// Only an open, not a mknod, makes what a dangling link points to.
+	s := b.resolve("make file "+path, path, unix.O_CREAT|unix.O_NONBLOCK|unix.O_NOCTTY)
+	s.Ignore, s.Else = []unix.Errno{unix.EISDIR, unix.EROFS, unix.ENXIO, unix.EACCES}, 1
+	b.release(path)
 }
 
-// cgroupMount shows the container its cgroup: one file system on v2, a directory of one a hierarchy on v1.
-func (b *builder) cgroupMount(m specs.Mount, o mountOptions) error {
-	if _, own := b.has(specs.CgroupNamespace); !own {
-		return b.hostCgroups(m, o)
-	}
-	if cgroupMode() == cgroup.V2 {
-		b.mkdirs(m.Destination)
-		b.mount("mount cgroup2 on "+m.Destination, "cgroup", m.Destination, "cgroup2", o.flags, o.flagNames, "")
-		return nil
-	}
-	hierarchies, err := cgroup.Hierarchies()
-	if err != nil {
-		return err
-	}
-	b.cgroupRoot(m, o)
-	for _, controllers := range hierarchies {
-		dir := m.Destination + "/" + strings.Join(controllers, ",")
-		b.add("make directory "+dir, unix.SYS_MKDIRAT, spawn.Int(unix.AT_FDCWD), spawn.Str(dir), spawn.Flags(0o755, "0755"))
-		b.mount("mount cgroup on "+dir, "cgroup", dir, "cgroup", o.flags, o.flagNames, strings.Join(controllers, ","))
-		b.cgroupLinks(m.Destination, controllers)
-	}
-	b.sealCgroups(m, o)
-	return nil
-}
-
-// hostCgroups shows the container its own directories of the host's hierarchies, since it has no cgroup namespace.
-func (b *builder) hostCgroups(m specs.Mount, o mountOptions) error {
-	if b.dry {
-		return nil
-	}
-	group, err := cgroup.Open(b.cgroupPath())
-	if err != nil {
-		return err
-	}
-	if cgroupMode() == cgroup.V2 {
-		m.Source, o.bind = group.Paths()[""], true
-		return b.bind(m, o)
-	}
-	hierarchies, err := cgroup.Hierarchies()
-	if err != nil {
-		return err
-	}
-	b.cgroupRoot(m, o)
-	for _, controllers := range hierarchies {
-		dir := m.Destination + "/" + strings.Join(controllers, ",")
-		if err := b.bind(specs.Mount{Source: group.Paths()[controllers[0]], Destination: dir}, mountOptions{attrs: o.attrs, bind: true}); err != nil {
-			return err
-		}
-		b.cgroupLinks(m.Destination, controllers)
-	}
-	b.sealCgroups(m, o)
-	return nil
-}
-
-func (b *builder) cgroupRoot(m specs.Mount, o mountOptions) {
-	b.mkdirs(m.Destination)
-	names := slices.DeleteFunc(slices.Clone(o.flagNames), func(n string) bool { return n == "MS_RDONLY" })
-	b.mount("mount tmpfs on "+m.Destination, "tmpfs", m.Destination, "tmpfs", o.flags&^unix.MS_RDONLY, names, "mode=755,size=64k")
-}
-
-// cgroupLinks gives controllers that share a hierarchy a name each.
-func (b *builder) cgroupLinks(dir string, controllers []string) {
-	if len(controllers) < 2 {
-		return
-	}
-	for _, c := range controllers {
-		b.add("link cgroup "+c, unix.SYS_SYMLINKAT, spawn.Str(strings.Join(controllers, ",")), spawn.Int(unix.AT_FDCWD), spawn.Str(dir+"/"+c))
-	}
-}
-
-func (b *builder) sealCgroups(m specs.Mount, o mountOptions) {
-	if o.flags&unix.MS_RDONLY != 0 {
-		b.attributes("make "+m.Destination+" read-only", m.Destination, unix.MOUNT_ATTR_RDONLY, false)
+// lateReadonly makes those read-only in which mount points or devices had to be made first.
+func (b *builder) lateReadonly() {
+	for _, path := range b.late {
+		b.resolve("open "+path, path, unix.O_PATH)
+		b.setattr("make "+path+" read-only", unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, false)
+		b.release(path)
 	}
 }
 
@@ -334,12 +297,4 @@ func (b *builder) mountAt(path string) (specs.Mount, bool) {
 // isBind tells a mount that brings its own content.
 func isBind(m specs.Mount) bool {
 	return m.Type == "bind" || m.Type == "rbind" || hasOption(m.Options, "bind") || hasOption(m.Options, "rbind")
-}
-
-// MountOptions lists the mount options that are understood, sorted; all others are passed on to the file system.
-func MountOptions() []string {
-	list := append(slices.Collect(maps.Keys(mountFlags)), slices.Collect(maps.Keys(propagationFlags))...)
-	list = append(list, "bind", "rbind", "rro", "rnosuid", "rnodev", "rnoexec")
-	slices.Sort(list)
-	return list
 }

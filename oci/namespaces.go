@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -21,9 +22,9 @@ var cloneFlags = map[specs.LinuxNamespaceType]uint64{
 	specs.CgroupNamespace: unix.CLONE_NEWCGROUP, specs.TimeNamespace: unix.CLONE_NEWTIME,
 }
 
-// joinOrder: the user namespace gives the rights for the others, and the mount namespace takes the paths away.
+// joinOrder leaves the mount namespace for later, since it takes the paths away: see enterRoot.
 var joinOrder = []specs.LinuxNamespaceType{
-	specs.UserNamespace, specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace, specs.TimeNamespace,
+	specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace, specs.TimeNamespace,
 }
 
 func (b *builder) has(kind specs.LinuxNamespaceType) (specs.LinuxNamespace, bool) {
@@ -40,50 +41,26 @@ func (b *builder) isNew(kind specs.LinuxNamespaceType) bool {
 	return listed && n.Path == ""
 }
 
-// namespaces makes and joins them. The cgroup namespace waits until the process is in its cgroup, since that becomes
-// its root; a time namespace wants its offsets before anybody is in it.
+// namespaces makes and joins them. The clone makes all new ones at once, but what belongs to a user namespace must be
+// made inside it: if that one is joined, or made after others were joined by the host's rights, the rest follows in steps.
 func (b *builder) namespaces() error {
-	var made uint64
-	for _, n := range b.spec.Linux.Namespaces {
-		late := n.Type == specs.TimeNamespace || (n.Type == specs.CgroupNamespace && cgroupMode() != cgroup.V2)
-		if n.Path == "" && !late {
-			made |= cloneFlags[n.Type]
-		}
-	}
-	user, listed := b.has(specs.UserNamespace)
-	if !listed || user.Path == "" {
-		b.plan.Namespaces = made
-	}
-	if n, listed := b.has(specs.PIDNamespace); listed && n.Path != "" {
-		fd, err := b.open(n.Path, unix.O_RDONLY, "pid namespace "+n.Path)
-		if err != nil {
-			return fmt.Errorf("config.json: linux.namespaces: join a pid namespace: %w", err)
-		}
-		b.plan.JoinPID = &fd
-	}
-	if n, listed := b.has(specs.MountNamespace); listed && n.Path != "" {
-		return errors.New("config.json: linux.namespaces: joining an existing mount namespace is what exec does; a container has its own")
-	}
-	if err := b.mapIDs(); err != nil {
+	joined, err := b.openNamespaces()
+	b.joined = joined
+	if err != nil {
 		return err
 	}
-	for _, kind := range joinOrder {
-		n, listed := b.has(kind)
-		if !listed || n.Path == "" {
-			continue
-		}
-		fd, err := b.open(n.Path, unix.O_RDONLY, n.Path)
-		if err != nil {
-			return fmt.Errorf("config.json: linux.namespaces: join a %s namespace: %w", kind, err)
-		}
-		b.add(fmt.Sprintf("join %s namespace %s", kind, n.Path), unix.SYS_SETNS, spawn.Desc(fd), spawn.Flags(cloneFlags[kind], flagName(kind)))
-		if kind == specs.UserNamespace {
-			b.becomeRoot()
-			b.succeed(made)
-		}
+	if fd, listed := joined[specs.PIDNamespace]; listed {
+		b.plan.JoinPID = &fd
 	}
-	if b.isNew(specs.CgroupNamespace) && cgroupMode() != cgroup.V2 {
-		b.add("make a cgroup namespace", unix.SYS_UNSHARE, spawn.Flags(unix.CLONE_NEWCGROUP, "CLONE_NEWCGROUP"))
+	_, joinUser := joined[specs.UserNamespace]
+	others := slices.ContainsFunc(joinOrder, func(kind specs.LinuxNamespaceType) bool { _, listed := joined[kind]; return listed })
+	if joinUser || others && b.isNew(specs.UserNamespace) {
+		err = b.namespacesInSteps(joined)
+	} else {
+		err = b.namespacesAtOnce(joined)
+	}
+	if err != nil {
+		return err
 	}
 	if b.isNew(specs.TimeNamespace) {
 		b.timeNamespace()
@@ -94,9 +71,145 @@ func (b *builder) namespaces() error {
 	return nil
 }
 
-// succeed makes namespaces that belong to the user namespace that has been joined: its root has rights over no others.
-func (b *builder) succeed(namespaces uint64) {
-	b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: "make the process in the user namespace", Succeed: true, Clone: namespaces})
+// namespacesAtOnce makes the new ones with the process. The cgroup namespace waits until the process is in its cgroup,
+// since that becomes its root; a time namespace wants its offsets before anybody is in it.
+func (b *builder) namespacesAtOnce(joined map[specs.LinuxNamespaceType]spawn.FD) error {
+	late := b.isNew(specs.CgroupNamespace) && cgroupMode() != cgroup.V2
+	b.plan.Namespaces = b.newNamespaces(true)
+	if late {
+		b.plan.Namespaces &^= unix.CLONE_NEWCGROUP
+	}
+	if err := b.mapIDs(); err != nil {
+		return err
+	}
+	b.join(joined)
+	if late {
+		b.add("make a cgroup namespace", unix.SYS_UNSHARE, spawn.Flags(unix.CLONE_NEWCGROUP, "CLONE_NEWCGROUP"))
+	}
+	return nil
+}
+
+// namespacesInSteps joins what belongs to the host while the process has the host's rights, if it has any; then comes
+// the user namespace, and what is new is made in there.
+func (b *builder) namespacesInSteps(joined map[specs.LinuxNamespaceType]spawn.FD) error {
+	root := os.Geteuid() == 0
+	if root {
+		b.join(joined)
+	}
+	if fd, listed := joined[specs.UserNamespace]; listed {
+		if err := b.checkMaps(fd); err != nil {
+			return err
+		}
+		b.add("join user namespace "+fd.Name, unix.SYS_SETNS, spawn.Desc(fd), spawn.Flags(unix.CLONE_NEWUSER, "CLONE_NEWUSER"))
+		b.becomeRoot()
+	} else {
+		b.add("make a user namespace", unix.SYS_UNSHARE, spawn.Flags(unix.CLONE_NEWUSER, "CLONE_NEWUSER"))
+		if err := b.mapIDs(); err != nil {
+			return err
+		}
+	}
+	if !root {
+		b.join(joined)
+	}
+	rest := b.newNamespaces(false)
+	switch {
+	case rest&unix.CLONE_NEWPID != 0:
+		b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: "make the process in the user namespace", Succeed: true, Clone: rest})
+	case rest != 0:
+		b.add("make namespaces of the user namespace", unix.SYS_UNSHARE, spawn.Flags(rest, b.namesOf(rest)))
+	}
+	return nil
+}
+
+// newNamespaces are the flags of those to make, but for time, which has steps of its own.
+func (b *builder) newNamespaces(user bool) (flags uint64) {
+	for _, n := range b.spec.Linux.Namespaces {
+		if n.Path == "" && n.Type != specs.TimeNamespace && (user || n.Type != specs.UserNamespace) {
+			flags |= cloneFlags[n.Type]
+		}
+	}
+	return flags
+}
+
+func (b *builder) namesOf(flags uint64) string {
+	var names []string
+	for _, n := range b.spec.Linux.Namespaces {
+		if flags&cloneFlags[n.Type] != 0 {
+			names = append(names, flagName(n.Type))
+		}
+	}
+	return strings.Join(names, "|")
+}
+
+func (b *builder) join(joined map[specs.LinuxNamespaceType]spawn.FD) {
+	for _, kind := range joinOrder {
+		if fd, listed := joined[kind]; listed {
+			b.add(fmt.Sprintf("join %s namespace %s", kind, fd.Name), unix.SYS_SETNS, spawn.Desc(fd), spawn.Flags(cloneFlags[kind], flagName(kind)))
+		}
+	}
+}
+
+// openNamespaces opens those that have a path, and checks that each is of its kind.
+func (b *builder) openNamespaces() (map[specs.LinuxNamespaceType]spawn.FD, error) {
+	joined := map[specs.LinuxNamespaceType]spawn.FD{}
+	for i, n := range b.spec.Linux.Namespaces {
+		if n.Path == "" {
+			continue
+		}
+		field := fmt.Sprintf("config.json: linux.namespaces[%d]", i)
+		if !filepath.IsAbs(n.Path) {
+			return nil, fmt.Errorf("%s: path %q must be absolute", field, n.Path)
+		}
+		fd, err := b.open(n.Path, unix.O_RDONLY, n.Path)
+		if err != nil {
+			return nil, fmt.Errorf("%s: join a %s namespace: %w", field, n.Type, err)
+		}
+		if !b.dry {
+			if err := checkNamespace(fd.Num, n); err != nil {
+				return nil, fmt.Errorf("%s: %w", field, err)
+			}
+		}
+		joined[n.Type] = fd
+	}
+	return joined, nil
+}
+
+// checkNamespace tells what a descriptor is, if it is not a namespace of the kind; see ioctl_ns(2).
+func checkNamespace(fd int, n specs.LinuxNamespace) error {
+	is, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE)
+	if err != nil {
+		return fmt.Errorf("%s is not a namespace: %w", n.Path, err)
+	}
+	if uint64(is) == cloneFlags[n.Type] {
+		return nil
+	}
+	for kind, flag := range cloneFlags {
+		if uint64(is) == flag {
+			return fmt.Errorf("%s is a %s namespace, not a %s namespace: %w", n.Path, kind, n.Type, unix.EINVAL)
+		}
+	}
+	return fmt.Errorf("%s is a namespace of type %#x, not a %s namespace: %w", n.Path, is, n.Type, unix.EINVAL)
+}
+
+// isOwn tells that a path is the namespace in which this process is itself.
+func isOwn(path, file string) bool {
+	var a, b unix.Stat_t
+	return unix.Stat(path, &a) == nil && unix.Stat("/proc/self/ns/"+file, &b) == nil && a.Dev == b.Dev && a.Ino == b.Ino
+}
+
+// withoutOwnUserNamespace leaves the user namespace out where it is this process's own: the kernel refuses to join that.
+func withoutOwnUserNamespace(spec *specs.Spec) *specs.Spec {
+	i := slices.IndexFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
+		return n.Type == specs.UserNamespace && n.Path != "" && isOwn(n.Path, "user")
+	})
+	if i < 0 {
+		return spec
+	}
+	out, linux := *spec, *spec.Linux
+	linux.Namespaces = slices.Delete(slices.Clone(linux.Namespaces), i, i+1)
+	linux.UIDMappings, linux.GIDMappings = nil, nil
+	out.Linux = &linux
+	return &out
 }
 
 func flagName(kind specs.LinuxNamespaceType) string {
@@ -145,23 +258,18 @@ func (b *builder) loopback() {
 // mapIDs lets the parent write the maps of a new user namespace, and makes the process root of it; see user_namespaces(7).
 func (b *builder) mapIDs() error {
 	if !b.isNew(specs.UserNamespace) {
-		if n, listed := b.has(specs.UserNamespace); !listed && len(b.spec.Linux.UIDMappings)+len(b.spec.Linux.GIDMappings) > 0 {
-			return fmt.Errorf("config.json: linux.uidMappings or linux.gidMappings without a user namespace%s", n.Path)
+		if _, listed := b.has(specs.UserNamespace); !listed && len(b.spec.Linux.UIDMappings)+len(b.spec.Linux.GIDMappings) > 0 {
+			return errors.New("config.json: linux.uidMappings or linux.gidMappings without a user namespace")
 		}
 		return nil
 	}
-	uids, gids := idMap(b.spec.Linux.UIDMappings), idMap(b.spec.Linux.GIDMappings)
-	if uids == "" || gids == "" {
+	uids, gids := b.spec.Linux.UIDMappings, b.spec.Linux.GIDMappings
+	if len(uids) == 0 || len(gids) == 0 {
 		return errors.New("config.json: a new user namespace needs linux.uidMappings and linux.gidMappings")
 	}
 	b.at("linux.uidMappings and linux.gidMappings")
 	b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: "write the id maps", Sync: func(child *spawn.Process) error {
-		for _, f := range []struct{ name, text string }{{"uid_map", uids}, {"gid_map", gids}} {
-			if err := os.WriteFile(fmt.Sprintf("/proc/%d/%s", child.Pid, f.name), []byte(f.text), 0); err != nil {
-				return err
-			}
-		}
-		return nil
+		return writeMaps(child.Pid, uids, gids)
 	}})
 	b.becomeRoot()
 	b.at("")
@@ -179,40 +287,6 @@ func idMap(list []specs.LinuxIDMapping) string {
 		fmt.Fprintf(&text, "%d %d %d\n", m.ContainerID, m.HostID, m.Size)
 	}
 	return text.String()
-}
-
-// sysctlNamespaces tells which namespace makes a sysctl the container's own.
-func sysctlNamespace(key string) specs.LinuxNamespaceType {
-	switch {
-	case strings.HasPrefix(key, "net."):
-		return specs.NetworkNamespace
-	case strings.HasPrefix(key, "fs.mqueue."), strings.HasPrefix(key, "kernel.shm"), strings.HasPrefix(key, "kernel.msg"), key == "kernel.sem":
-		return specs.IPCNamespace
-	case key == "kernel.domainname", key == "kernel.hostname":
-		return specs.UTSNamespace
-	}
-	return ""
-}
-
-// sysctls writes linux.sysctl; one that is the whole host's is refused.
-func (b *builder) sysctls() error {
-	keys := make([]string, 0, len(b.spec.Linux.Sysctl))
-	for key := range b.spec.Linux.Sysctl {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	for _, key := range keys {
-		dotted := strings.ReplaceAll(key, "/", ".")
-		kind := sysctlNamespace(dotted)
-		if _, listed := b.has(kind); kind == "" || !listed || strings.Contains(dotted, "..") {
-			return fmt.Errorf("config.json: linux.sysctl: sysctl %q is not in a separate kernel namespace", key)
-		}
-		path := "/proc/sys/" + strings.ReplaceAll(dotted, ".", "/")
-		b.at("linux.sysctl")
-		b.writeFile(fmt.Sprintf("set sysctl %s to %s", key, b.spec.Linux.Sysctl[key]), path, b.spec.Linux.Sysctl[key])
-	}
-	b.at("")
-	return nil
 }
 
 // cgroupMode is the host's; V1 and Hybrid are told apart only where a mount needs it.

@@ -53,16 +53,22 @@ func (prog *program) call(o *op, s *Step) error {
 		return fmt.Errorf("%d errnos to ignore, %d are possible", len(s.Ignore), maxIgnore)
 	case s.Result < NoSlot || s.Result > MaxSlots:
 		return fmt.Errorf("slot %d, 1 to %d are possible", s.Result, MaxSlots)
-	case s.Skip < 0:
-		return fmt.Errorf("skip %d steps, only forward is possible", s.Skip)
+	case s.Skip < 0 || s.Else < 0:
+		return fmt.Errorf("skip %d steps, only forward is possible", min(s.Skip, s.Else))
 	}
-	o.call, o.result, o.skip, o.exit = s.Call, uint8(s.Result), int32(s.Skip), s.Exit
+	o.call, o.result, o.skip, o.other, o.exit = s.Call, uint8(s.Result), int32(s.Skip), int32(s.Else), s.Exit
 	if o.exit == 0 {
 		o.exit = 255
 	}
 	copy(o.ignore[:], s.Ignore)
 	if s.Complain {
 		o.complaints = complaints(s.Name)
+	}
+	if s.Refuse.Buffer != nil {
+		if len(s.Refuse.Buffer) < 8 {
+			return fmt.Errorf("a buffer of %d bytes to look into, 8 are needed", len(s.Refuse.Buffer))
+		}
+		o.word, o.refuse = (*uint64)(unsafe.Pointer(unsafe.SliceData(s.Refuse.Buffer))), s.Refuse.Value
 	}
 	for i, a := range s.Args {
 		if a.kind == argSlot {

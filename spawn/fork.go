@@ -42,8 +42,11 @@ type op struct {
 	exit   uint8
 	ignore [maxIgnore]syscall.Errno
 	skip   int32
+	other  int32 // like skip, after an errno to ignore
 	call   uintptr
 	args   [6]uintptr
+	word   *uint64 // where the value to refuse would be, or nil
+	refuse uint64
 
 	complaints []complaint
 }
@@ -124,6 +127,9 @@ func fork(p *program) (pid uintptr, errno syscall.Errno) {
 			}
 		}
 		r, _, errno := syscall.RawSyscall6(o.call, o.args[0], o.args[1], o.args[2], o.args[3], o.args[4], o.args[5])
+		if errno == 0 && o.word != nil && *o.word == o.refuse {
+			p.fail(int32(i), unix.EACCES)
+		}
 		if errno == 0 {
 			p.slots[o.result] = r
 			i += int(o.skip)
@@ -134,14 +140,9 @@ func fork(p *program) (pid uintptr, errno syscall.Errno) {
 			ignored = ignored || o.ignore[n] == errno
 		}
 		if !ignored {
-			if !p.heard() {
-				o.complain(errno)
-				exit(uintptr(o.exit))
-			}
-			p.report.index, p.report.failed, p.report.value = int32(i), 1, int64(errno)
-			syscall.RawSyscall(unix.SYS_WRITE, p.status, uintptr(unsafe.Pointer(&p.report)), reportSize)
-			exit(uintptr(o.exit))
+			p.fail(int32(i), errno)
 		}
+		i += int(o.other)
 	}
 	exit(255)
 	return 0, 0
@@ -193,6 +194,22 @@ func (o *op) complain(errno syscall.Errno) {
 			return
 		}
 	}
+}
+
+// fail reports the errno of a step and ends the process.
+//
+//go:norace
+//go:nosplit
+func (p *program) fail(index int32, errno syscall.Errno) {
+	o := &p.ops[index]
+	status := uintptr(max(o.exit, 1))
+	if !p.heard() {
+		o.complain(errno)
+		exit(status)
+	}
+	p.report.index, p.report.failed, p.report.value = index, 1, int64(errno)
+	syscall.RawSyscall(unix.SYS_WRITE, p.status, uintptr(unsafe.Pointer(&p.report)), reportSize)
+	exit(status)
 }
 
 //go:norace

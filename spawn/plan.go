@@ -76,6 +76,10 @@ type Step struct {
 	Complain bool
 	// Skip is how many steps are passed over when this one succeeds: alternatives stand one after another.
 	Skip int
+	// Else is how many steps are passed over when this one fails by an errno of Ignore.
+	Else int
+	// Refuse, if it has a buffer, lets the step fail with EACCES if the call left a value in there.
+	Refuse Refusal
 	// Sync, if not nil, makes this a meeting point in place of a system call: the child waits while the parent
 	// runs the function with the child's pid and pidfd. An error ends the plan.
 	Sync func(child *Process) error
@@ -88,6 +92,13 @@ type Step struct {
 	Clone   uint64
 	// Ready makes this the point at which Start returns. No system call is made.
 	Ready bool
+}
+
+// Refusal is a value that must not be in the first 64 bits of the buffer which a call fills (what statfs(2) says of a
+// file system's type). The buffer is that of a Bytes argument.
+type Refusal struct {
+	Buffer []byte
+	Value  uint64
 }
 
 // Arg is one argument of a system call.

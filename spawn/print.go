@@ -60,8 +60,14 @@ func (s *Step) callText() string {
 	for i, e := range s.Ignore {
 		text += []string{"  unless ", ", "}[min(i, 1)] + unix.ErrnoName(e)
 	}
+	if s.Refuse.Buffer != nil {
+		text += fmt.Sprintf("  refuse %#x", s.Refuse.Value)
+	}
 	if s.Skip > 0 {
 		text += fmt.Sprintf("  then skip %d", s.Skip)
+	}
+	if s.Else > 0 {
+		text += fmt.Sprintf("  else skip %d", s.Else)
 	}
 	return text
 }
@@ -128,7 +134,7 @@ var callNames = map[uintptr]string{
 	unix.SYS_EXECVE: "execve", unix.SYS_EXECVEAT: "execveat", unix.SYS_EXIT_GROUP: "exit_group",
 	unix.SYS_FACCESSAT: "faccessat", unix.SYS_FACCESSAT2: "faccessat2", unix.SYS_FCHDIR: "fchdir", unix.SYS_FCHMOD: "fchmod",
 	unix.SYS_FCHMODAT: "fchmodat", unix.SYS_FCHOWN: "fchown", unix.SYS_FCHOWNAT: "fchownat", unix.SYS_FCNTL: "fcntl",
-	unix.SYS_FSCONFIG: "fsconfig", unix.SYS_FSMOUNT: "fsmount", unix.SYS_FSOPEN: "fsopen", unix.SYS_FTRUNCATE: "ftruncate",
+	unix.SYS_FSTATFS: "fstatfs", unix.SYS_FSCONFIG: "fsconfig", unix.SYS_FSMOUNT: "fsmount", unix.SYS_FSOPEN: "fsopen", unix.SYS_FTRUNCATE: "ftruncate",
 	unix.SYS_GETPID: "getpid", unix.SYS_IOCTL: "ioctl", unix.SYS_IOPRIO_SET: "ioprio_set", unix.SYS_KEYCTL: "keyctl",
 	unix.SYS_KILL: "kill", unix.SYS_LINKAT: "linkat", unix.SYS_MEMFD_CREATE: "memfd_create", unix.SYS_MKDIRAT: "mkdirat",
 	unix.SYS_MKNODAT: "mknodat", unix.SYS_MOUNT: "mount", unix.SYS_MOUNT_SETATTR: "mount_setattr",

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -552,6 +553,41 @@ func BenchmarkStart(b *testing.B) {
 		}
 		if err := child.Close(); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// TestElse: a step that fails as foreseen passes over those that need it.
+func TestElse(t *testing.T) {
+	p := &Plan{}
+	s := p.Add("open what is not there", unix.SYS_OPENAT, Int(unix.AT_FDCWD), Str("/no/such"), Int(0))
+	s.Ignore, s.Else = []unix.Errno{unix.ENOENT}, 1
+	p.Add("fail", unix.SYS_CLOSE, Int(-1))
+	shell(p, "echo here")
+	if got, _ := output(t, p); got != "here" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// TestRefuse: a step fails by what its call found.
+func TestRefuse(t *testing.T) {
+	for path, want := range map[string]error{"/proc/sys": unix.EACCES, "/": nil} {
+		found := make([]byte, unsafe.Sizeof(unix.Statfs_t{}))
+		p := &Plan{}
+		p.Add("open", unix.SYS_OPENAT, Int(unix.AT_FDCWD), Str(path), Flags(unix.O_PATH, "O_PATH")).Result = 1
+		p.Add("look", unix.SYS_FSTATFS, Of(1), Bytes(found, "buffer")).Refuse = Refusal{Buffer: found, Value: unix.PROC_SUPER_MAGIC}
+		shell(p, "exit 0")
+		child, err := Start(p)
+		if !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", path, err, want)
+		}
+		if err == nil {
+			if _, err := child.Wait(); err != nil {
+				t.Error(err)
+			}
+			if err := child.Close(); err != nil {
+				t.Error(err)
+			}
 		}
 	}
 }

@@ -61,6 +61,16 @@ func main() {
 				fmt.Println(e.Name())
 			}
 		}
+	case "stat": // stat FILE…: mode, owner, group and device number of each, or where a link leads
+		for _, file := range os.Args[2:] {
+			var st syscall.Stat_t
+			if err := syscall.Lstat(file, &st); err != nil {
+				fmt.Println("error:", err)
+				continue
+			}
+			link, _ := os.Readlink(file)
+			fmt.Printf("%s %#o %d:%d %d %s\n", file, st.Mode, st.Uid, st.Gid, st.Rdev, link)
+		}
 	case "fds":
 		for n := range 64 {
 			if _, _, errno := syscall.Syscall(syscall.SYS_FCNTL, uintptr(n), syscall.F_GETFD, 0); errno == 0 {

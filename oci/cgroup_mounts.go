@@ -1,0 +1,102 @@
+package oci
+
+import (
+	"slices"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"gantry/cgroup"
+	"gantry/spawn"
+)
+
+// cgroupMount shows the container its cgroup: one file system on v2, a directory of one a hierarchy on v1.
+func (b *builder) cgroupMount(m specs.Mount, o mountOptions) error {
+	o.data = nil // hierarchies are the host's to choose
+	_, own := b.has(specs.CgroupNamespace)
+	if _, joined := b.joined[specs.CgroupNamespace]; joined && b.isNew(specs.UserNamespace) {
+		own = false // it is another user namespace's: the kernel does not mount it here
+	}
+	if cgroupMode() == cgroup.V2 {
+		return b.unifiedCgroup(m, o, own)
+	}
+	hierarchies, err := cgroup.Hierarchies()
+	if err != nil {
+		return err
+	}
+	var group *cgroup.Group
+	if !own && !b.dry {
+		if group, err = cgroup.Open(b.cgroupPath()); err != nil {
+			return err
+		}
+	}
+	names := slices.DeleteFunc(slices.Clone(o.flagNames), func(n string) bool { return n == "MS_RDONLY" })
+	b.target(m.Destination, true, 0)
+	b.enter(m.Destination)
+	b.mount("mount tmpfs on "+m.Destination, "tmpfs", "tmpfs", o.flags&^unix.MS_RDONLY, names, "mode=755,size=64k")
+	for _, controllers := range hierarchies {
+		if err := b.hierarchy(m.Destination, controllers, o, group); err != nil {
+			return err
+		}
+	}
+	b.cgroupLinks(m.Destination, hierarchies)
+	if o.flags&unix.MS_RDONLY != 0 {
+		o.deep.Attr_set |= unix.MOUNT_ATTR_RDONLY
+	}
+	b.settle(m.Destination, o)
+	return nil
+}
+
+// unifiedCgroup mounts v2's tree. Without a namespace of its own the container gets its directory of the host's.
+func (b *builder) unifiedCgroup(m specs.Mount, o mountOptions, own bool) error {
+	if own {
+		m.Type = "cgroup2"
+		b.target(m.Destination, true, 0)
+		b.enter(m.Destination)
+		b.mount("mount cgroup2 on "+m.Destination, "cgroup", "cgroup2", o.flags, o.flagNames, "")
+		b.settle(m.Destination, o)
+		return nil
+	}
+	if b.dry {
+		return b.bind(specs.Mount{Source: "/sys/fs/cgroup" + b.cgroupPath(), Destination: m.Destination}, o)
+	}
+	group, err := cgroup.Open(b.cgroupPath())
+	if err != nil {
+		return err
+	}
+	o.bind = true
+	return b.bind(specs.Mount{Source: group.Paths()[""], Destination: m.Destination}, o)
+}
+
+// hierarchy shows one v1 hierarchy in its directory: a mount of its own, or a bind of the group's directory.
+func (b *builder) hierarchy(destination string, controllers []string, o mountOptions, group *cgroup.Group) error {
+	name := strings.Join(controllers, ",")
+	dir := destination + "/" + strings.TrimPrefix(name, "name=")
+	if group != nil {
+		return b.bind(specs.Mount{Source: group.Paths()[controllers[0]], Destination: dir}, mountOptions{bind: true, flags: o.flags})
+	}
+	b.target(dir, true, 0)
+	b.enter(dir)
+	data := name
+	if strings.HasPrefix(name, "name=") {
+		data = "none," + name
+	}
+	b.mount("mount cgroup on "+dir, "cgroup", "cgroup", o.flags, o.flagNames, data)
+	return nil
+}
+
+// cgroupLinks gives controllers that share a hierarchy a name each.
+func (b *builder) cgroupLinks(dir string, hierarchies [][]string) {
+	shared := slices.DeleteFunc(slices.Clone(hierarchies), func(controllers []string) bool { return len(controllers) < 2 })
+	if len(shared) == 0 {
+		return
+	}
+	b.resolve("open "+dir, dir, unix.O_PATH|unix.O_DIRECTORY)
+	for _, controllers := range shared {
+		for _, c := range controllers {
+			b.add("link cgroup "+c, unix.SYS_SYMLINKAT, spawn.Str(strings.Join(controllers, ",")), spawn.Of(slotScratch), spawn.Str(c))
+		}
+	}
+	b.release(dir)
+}
