@@ -3,6 +3,7 @@ package main
 import (
 	"flag"
 	"fmt"
+	"reflect"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -31,22 +32,30 @@ func (a *app) helpOn(c command, flags *flag.FlagSet) {
 	}
 }
 
+// key is the same for all names of a flag.
+func key(f *flag.Flag) any {
+	if reflect.TypeOf(f.Value).Comparable() {
+		return f.Value
+	}
+	return f.Name // a function has one name
+}
+
 // options lists flags, the names of one flag on one line.
 func (a *app) options(flags *flag.FlagSet) {
-	names := map[flag.Value][]string{}
+	names := map[any][]string{}
 	flags.VisitAll(func(f *flag.Flag) {
 		dashes := "--"
 		if len(f.Name) == 1 {
 			dashes = "-"
 		}
-		names[f.Value] = append(names[f.Value], dashes+f.Name)
+		names[key(f)] = append(names[key(f)], dashes+f.Name)
 	})
 	flags.VisitAll(func(f *flag.Flag) {
-		all := names[f.Value]
+		all := names[key(f)]
 		if all == nil {
 			return
 		}
-		delete(names, f.Value)
+		delete(names, key(f))
 		value, usage := flag.UnquoteUsage(f)
 		if value != "" {
 			value = " " + value

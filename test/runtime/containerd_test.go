@@ -38,7 +38,7 @@ func TestContainerd(t *testing.T) {
 	p.want(0, "memory", "tasks", "metrics", "c")
 	p.want(0, "", "tasks", "kill", "-s", "SIGKILL", "c")
 	p.eventually("STOPPED", "tasks", "ls")
-	p.want(137, "", "tasks", "rm", "c")
+	p.want(0, "137", "tasks", "rm", "c")
 	p.want(0, "", "containers", "rm", "c")
 	p.called("create", "start", "exec", "pause", "resume", "kill", "delete")
 }
