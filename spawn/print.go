@@ -136,7 +136,7 @@ var callNames = map[uintptr]string{
 	unix.SYS_FCHMODAT: "fchmodat", unix.SYS_FCHOWN: "fchown", unix.SYS_FCHOWNAT: "fchownat", unix.SYS_FCNTL: "fcntl",
 	unix.SYS_FSTATFS: "fstatfs", unix.SYS_FSCONFIG: "fsconfig", unix.SYS_FSMOUNT: "fsmount", unix.SYS_FSOPEN: "fsopen", unix.SYS_FTRUNCATE: "ftruncate",
 	unix.SYS_GETPID: "getpid", unix.SYS_IOCTL: "ioctl", unix.SYS_IOPRIO_SET: "ioprio_set", unix.SYS_KEYCTL: "keyctl",
-	unix.SYS_KILL: "kill", unix.SYS_LINKAT: "linkat", unix.SYS_MEMFD_CREATE: "memfd_create", unix.SYS_MKDIRAT: "mkdirat",
+	unix.SYS_KILL: "kill", unix.SYS_LINKAT: "linkat", unix.SYS_MMAP: "mmap", unix.SYS_MEMFD_CREATE: "memfd_create", unix.SYS_MKDIRAT: "mkdirat",
 	unix.SYS_MKNODAT: "mknodat", unix.SYS_MOUNT: "mount", unix.SYS_MOUNT_SETATTR: "mount_setattr",
 	unix.SYS_MOVE_MOUNT: "move_mount", unix.SYS_NANOSLEEP: "nanosleep", unix.SYS_OPENAT: "openat", unix.SYS_OPENAT2: "openat2",
 	unix.SYS_OPEN_TREE: "open_tree", unix.SYS_PERSONALITY: "personality", unix.SYS_PIPE2: "pipe2",
