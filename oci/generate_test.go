@@ -304,8 +304,8 @@ func names(err error, path string) bool {
 
 // spoken are the words of steps for parts of the configuration.
 var spoken = map[string][]string{
-	"process.args":            {"exec: ", "program"},
-	"process.env":             {"exec: ", "environment"},
+	"process.args":            {"exec", "program"},
+	"process.env":             {"exec", "environment"},
 	"process.cwd":             {"cwd"},
 	"process.user":            {"user ", "uid", "gid", "group", "umask"},
 	"process.rlimits":         {"rlimit"},
