@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Runs a command, or the tests of the runtime, in a virtual machine under software emulation: pure cgroup v2 with every
+# controller, on Debian's cloud kernel. Ends with the exit code of what ran inside.
+#
+#   vm.sh [COMMAND]            busybox and the test binaries in an initial RAM file system
+#   vm.sh --systemd [COMMAND]  Debian with a systemd that manages the machine, runc, crun and criu
+#
+# GANTRY_VM_MEMORY (MiB) and GANTRY_VM_TIMEOUT (seconds) bound the machine; GANTRY_VM_V1=1 mounts cgroup v1 instead
+# of v2. Kernel and Debian are kept in the user's cache directory.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+here=test/vm
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/gantry-vm
+packages=(./cgroup ./spawn ./oci ./cmd/gantry-runtime)
+modules=(overlay veth bridge dummy loop null_blk bfq zram lzo lzo_rle cls_cgroup br_netfilter nf_tables virtio_pci virtio_blk
+  unix_diag inet_diag tcp_diag udp_diag raw_diag packet_diag netlink_diag af_packet_diag tun fuse)
+mode=small
+if [ "${1:-}" = --systemd ]; then
+  mode=systemd
+  shift
+fi
+
+need() { # installs Debian packages that are missing
+  local missing=() package
+  for package in "$@"; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+  done
+  [ ${#missing[@]} = 0 ] && return
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+fetch_kernel() { # into $cache/kernel; sets release
+  if ! [ -d "$cache/kernel" ]; then
+    local package scratch
+    package=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image/ {print $2; exit}')
+    [ -n "$package" ] || { echo "no linux-image-cloud-amd64 in the package lists: run apt-get update" >&2; exit 1; }
+    scratch=$(mktemp -d "$cache/kernel.XXXXXX")
+    (cd "$scratch" && apt-get -qq download "$package" && dpkg -x ./*.deb . && rm ./*.deb)
+    release=$(ls "$scratch/lib/modules")
+    depmod -b "$scratch" "$release"
+    mv "$scratch" "$cache/kernel"
+  fi
+  release=$(ls "$cache/kernel/lib/modules")
+}
+
+copy_modules() { # DIRECTORY
+  local name file
+  mkdir -p "$1/lib/modules/$release"
+  for name in "${modules[@]}"; do
+    modprobe -d "$cache/kernel" -S "$release" --show-depends "$name" 2>/dev/null || true
+  done | awk '$1 == "insmod" {print $2}' | sort -u | while read -r file; do
+    file=${file#"$cache/kernel/"}
+    mkdir -p "$1/${file%/*}"
+    cp "$cache/kernel/$file" "$1/$file"
+  done
+  cp "$cache/kernel/lib/modules/$release/modules."{order,builtin,builtin.modinfo} "$1/lib/modules/$release/"
+  depmod -b "$1" "$release"
+}
+
+build_tests() { # DIRECTORY: the test binaries in their source directories, and what their tests would build
+  local package
+  for package in "${packages[@]}"; do
+    mkdir -p "$1/src/$package"
+    go test -c -trimpath -ldflags '-s -w' -o "$1/src/$package/run.test" "$package"
+    if [ -d "$package/testdata" ]; then cp -r "$package/testdata" "$1/src/$package/"; fi
+  done
+  mkdir -p "$1/bin" "$1/prebuilt"
+  go build -trimpath -ldflags '-s -w' -o "$1/prebuilt/" ./cmd/gantry-runtime ./cmd/toolbox ./oci/testdata/probe
+  ln -sf /gantry/prebuilt/gantry-runtime "$1/bin/gantry-runtime"
+  install -m 0755 $here/{go,tests,start} "$1/bin/"
+}
+
+small_image() { # $work/initrd
+  local root=$work/root
+  mkdir -p "$root"/{bin,sbin,proc,sys,dev,tmp,run,etc,mnt,root,usr/bin,gantry,var/tmp}
+  install -m 0755 "$(command -v busybox)" "$root/bin/busybox"
+  install -m 0755 $here/init "$root/init"
+  printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n' >"$root/etc/passwd"
+  printf 'root:x:0:\nnogroup:x:65534:\n' >"$root/etc/group"
+  copy_modules "$root"
+  build_tests "$root/gantry"
+  printf '%s\n' "$command" >"$root/gantry/command"
+  (cd "$root" && find . | cpio --quiet -o -H newc) >"$work/initrd"
+}
+
+# Not a microvm: without a second clock its kernel cannot always calibrate the first, and then hangs.
+boot() { # KERNEL OPTIONS, QEMU OPTIONS…
+  local options=$1
+  shift
+  timeout --foreground -k 5 "${GANTRY_VM_TIMEOUT:-600}" qemu-system-x86_64 -M q35,accel=tcg -cpu max -m "${GANTRY_VM_MEMORY:-1536}" -smp 2 \
+    -no-reboot -nodefaults -display none -serial stdio -kernel "$cache"/kernel/boot/vmlinuz-* -initrd "$work/initrd" \
+    -append "console=ttyS0 ${GANTRY_VM_LOG:-quiet} panic=-1 reboot=t $options" "$@" </dev/null | tee "$work/console"
+}
+
+[ "$(uname -m)" = x86_64 ] || { echo "the virtual machine is an x86-64 one" >&2; exit 1; }
+export CGO_ENABLED=0
+need qemu-system-x86 cpio kmod busybox-static
+mkdir -p "$cache"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+command=${*:-tests}
+fetch_kernel
+options=${GANTRY_VM_V1:+gantry.v1}
+case $mode in
+small)
+  small_image
+  boot "$options"
+  ;;
+systemd)
+  . $here/debian.sh
+  debian_image
+  boot "root=/dev/vda ro systemd.show_status=0 $options" -drive "if=none,id=root,format=raw,snapshot=on,file=$cache/debian.ext4" \
+    -device virtio-blk-pci,drive=root
+  ;;
+esac
+status=$(tr -d '\r' <"$work/console" | sed -n 's/^gantry-vm: exit status //p' | tail -1)
+[ -n "$status" ] || { echo "the virtual machine ended without a result" >&2; exit 1; }
+exit "$status"
