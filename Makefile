@@ -9,10 +9,10 @@ BINARIES := $(notdir $(wildcard cmd/*))
 
 export CGO_ENABLED ?= 0
 
-.PHONY: help build install run test race lint bench clean cross
+.PHONY: help build install run test test-vm test-vm-systemd race lint bench clean cross
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## static binaries into bin/
 	@mkdir -p bin
@@ -29,6 +29,12 @@ run: build ## run a container, offline, and show what isolates it
 
 test: ## every test that takes minutes; installs what they need
 	@$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" ./test/test.sh
+
+test-vm: ## tests on pure cgroup v2, in a virtual machine (RUN=command: that instead)
+	@$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" ./test/vm/vm.sh $(if $(RUN),'$(RUN)')
+
+test-vm-systemd: ## the same beside a real systemd, with runc, crun and criu (RUN=command)
+	@$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" ./test/vm/vm.sh --systemd $(if $(RUN),'$(RUN)')
 
 lint: ## gofumpt, vet, staticcheck, errcheck
 	@unformatted=$$($(TOOL) gofumpt -l $$(git ls-files '*.go')); \

@@ -177,7 +177,9 @@ func (b *builder) mountRoot(list []Mount) (spawn.FD, error) {
 	case len(list) == 0:
 		num, err = cloneTree(b.rootPath(), true)
 	case len(list) == 1 && list[0].Type == "overlay":
-		num, err = mountOverlay(list[0].Options)
+		if num, err = mountOverlay(list[0].Options); errors.Is(err, unix.EINVAL) && !appendsLayers() {
+			num, err = mountOverlayOld(list[0].Options)
+		}
 	case len(list) == 1 && (list[0].Type == "bind" || list[0].Type == ""):
 		num, err = cloneTree(list[0].Source, true)
 	default:
@@ -320,7 +322,7 @@ func mountOverlay(options []string) (_ int, err error) {
 	return fd, nil
 }
 
-// overlayLayers names the layers one by one where the kernel can (6.5): one string of all is limited to 256 bytes
+// overlayLayers names the layers one by one where the kernel can (6.8): one string of all is limited to 256 bytes
 // here and a page elsewhere.
 func overlayLayers(fs int, value string) error {
 	for i, layer := range strings.Split(value, ":") {
