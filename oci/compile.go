@@ -70,7 +70,35 @@ func validate(spec *specs.Spec) error {
 	if err := validateLabels(spec); err != nil {
 		return err
 	}
+	if err := validateLengths(spec); err != nil {
+		return err
+	}
 	return validateHooks(spec.Hooks)
+}
+
+// validateLengths refuses paths that no system call takes, see path_resolution(7). A plan has steps for every part of such
+// a path: it would take memory that grows with the square of its length.
+func validateLengths(spec *specs.Spec) error {
+	check := func(path, format string, args ...any) error {
+		if len(path) < unix.PathMax {
+			return nil
+		}
+		return fmt.Errorf("config.json: %s: a path of %d bytes: %w", fmt.Sprintf(format, args...), len(path), unix.ENAMETOOLONG)
+	}
+	if err := check(spec.Process.Cwd, "process.cwd"); err != nil {
+		return err
+	}
+	for i, m := range spec.Mounts {
+		if err := check(m.Destination, "mounts[%d].destination", i); err != nil {
+			return err
+		}
+	}
+	for i, d := range spec.Linux.Devices {
+		if err := check(d.Path, "linux.devices[%d].path", i); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // container adds every step of a new container, in the order in which the kernel wants them.
