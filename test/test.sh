@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 . test/leaks.sh
 
 need=()
-for package in runc gcc libc6-dev containerd debootstrap skopeo docker-registry procps; do
+for package in runc gcc libc6-dev containerd debootstrap skopeo docker-registry procps docker.io podman; do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || need+=("$package")
 done
 if ((${#need[@]})); then
@@ -23,6 +23,7 @@ before=$(state)
 CGO_ENABLED=0 go test -count=1 -timeout 10m ./...
 CGO_ENABLED=1 go test -count=1 -timeout 10m -race ./spawn/... ./internal/engine/... ./internal/shim/... ./internal/logs/... ./internal/image/... ./internal/api/...
 (cd test && GANTRY_BIN=$PWD/../bin DOCKER=$PWD/../bin/test/docker go test -count=1 -timeout 10m ./e2e)
+(cd test && go test -count=1 -timeout 5m ./runtime)
 
 # A supervisor without containers ends by itself a moment after its engine.
 for _ in $(seq 50); do

@@ -144,7 +144,8 @@ func (a *app) dispatch(ctx context.Context, name string, args []string) error {
 		}
 		return f(ctx, left)
 	}
-	return fmt.Errorf("No help topic for '%s'", name) //nolint:staticcheck // runc's words, which scripts look for
+	//lint:ignore ST1005 runc's words, which scripts look for
+	return fmt.Errorf("No help topic for '%s'", name)
 }
 
 // parse reads flags, which may stand behind arguments unless those are another program's, and counts the arguments.
