@@ -67,6 +67,9 @@ func validate(spec *specs.Spec) error {
 	if _, err := parseAffinity(spec.Process.ExecCPUAffinity); err != nil {
 		return err
 	}
+	if err := validateRDT(spec.Linux.IntelRdt); err != nil {
+		return err
+	}
 	if err := validateLabels(spec); err != nil {
 		return err
 	}

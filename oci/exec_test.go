@@ -49,7 +49,7 @@ func TestExecFailures(t *testing.T) {
 		`exec: "plain": executable file not found in $PATH`:                              {arguments("plain"), unix.ENOENT},
 		`exec: "/no/such": no such file or directory`:                                    {arguments("/no/such"), unix.ENOENT},
 		`exec: "/bin/plain": permission denied`:                                          {arguments("/bin/plain"), unix.EACCES},
-		`exec /bin: permission denied`:                                                   {arguments("/bin"), unix.EACCES},
+		`exec: "/bin": is a directory: permission denied`:                                {arguments("/bin"), unix.EACCES},
 		`exec /bin/script: no such file or directory`:                                    {arguments("script"), unix.ENOENT},
 		`exec /bin/garbage: exec format error`:                                           {arguments("/bin/garbage"), unix.ENOEXEC},
 		`exec: "/closed/probe": permission denied`:                                       {func(p *specs.Process) { p.Args, p.User.UID = []string{"/closed/probe"}, 1000 }, unix.EACCES},

@@ -173,7 +173,7 @@ func (b *bundle) output(t testing.TB, change ...func(*CreateOptions)) (string, i
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Delete(t.Context(), false); err != nil {
+	if err := errors.Join(c.Delete(t.Context(), false), p.Pidfd.Close()); err != nil {
 		t.Fatal(err)
 	}
 	return text.String(), status.ExitStatus()

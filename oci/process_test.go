@@ -54,8 +54,9 @@ func (b *bundle) exec(t testing.TB, c *Container, change func(*specs.Process)) (
 func (b *bundle) end(t testing.TB, c *Container, p *Process) {
 	t.Helper()
 	err := c.Delete(t.Context(), true)
-	if _, reapErr := spawn.Reap(p.Pidfd); err != nil || reapErr != nil {
-		t.Error(err, reapErr)
+	_, reapErr := spawn.Reap(p.Pidfd)
+	if err = errors.Join(err, reapErr, p.Pidfd.Close()); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -257,6 +258,7 @@ func TestBadAttributes(t *testing.T) {
 		"process.rlimits: RLIMIT_CPU is set twice": func(s *specs.Spec) {
 			s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_CPU", Soft: 1, Hard: 1}, {Type: "RLIMIT_CPU", Soft: 1, Hard: 1}}
 		},
+		"linux.intelRdt: no resctrl file system is mounted":                 func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "x"} },
 		`process.apparmorProfile "docker-default": AppArmor is not enabled`: func(s *specs.Spec) { s.Process.ApparmorProfile = "docker-default" },
 		`process.selinuxLabel "a:b:c:d": SELinux is not enabled`:            func(s *specs.Spec) { s.Process.SelinuxLabel = "a:b:c:d" },
 		`linux.mountLabel "a:b:c:d": SELinux is not enabled`:                func(s *specs.Spec) { s.Linux.MountLabel = "a:b:c:d" },

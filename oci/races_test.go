@@ -55,9 +55,6 @@ func TestCreateAndDeleteOfOneID(t *testing.T) {
 					t.Errorf("there is %+v, ours is of pid %d (%v)", s, p.Pid, err)
 				}
 				b.end(t, c, p)
-				if err := p.Pidfd.Close(); err != nil {
-					t.Error(err)
-				}
 				stale = c
 			}
 		})
