@@ -129,7 +129,7 @@ func TestExecWhileExecuting(t *testing.T) {
 
 // TestExecInOneThatEnds says so, whatever it meets.
 func TestExecInOneThatEnds(t *testing.T) {
-	for range 10 {
+	for range 4 {
 		b := newBundle(t, "sleep")
 		c, p, r := b.start(t)
 		killed := make(chan error)
@@ -197,7 +197,7 @@ func TestNobodyLooksIn(t *testing.T) {
 					second.end(t, x, xp)
 				}
 			})
-			for range 300 {
+			for range 150 {
 				if text, status, err := b.exec(t, c, func(p *specs.Process) { p.Args = []string{"/nothing"} }); err == nil {
 					t.Fatalf("%q, status %v", text, status)
 				}
