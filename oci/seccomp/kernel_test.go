@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"reflect"
 	"runtime"
 	"strings"
@@ -26,6 +27,7 @@ type attempt struct {
 type order struct {
 	Profile  *specs.LinuxSeccomp
 	Attempts []attempt
+	Execute  []string // instead
 }
 
 const orderVariable = "SECCOMP_TEST_ORDER"
@@ -58,6 +60,9 @@ func obey(text string) error {
 	fprog := unix.SockFprog{Len: uint16(len(program.Filter)), Filter: &program.Filter[0]}
 	if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(program.Flags), uintptr(unsafe.Pointer(&fprog))); errno != 0 {
 		return fmt.Errorf("load a filter of %d instructions: %w", len(program.Filter), errno)
+	}
+	if len(o.Execute) > 0 {
+		return syscall.Exec(o.Execute[0], o.Execute, nil)
 	}
 	errnos := make([]int, len(o.Attempts))
 	for i, a := range o.Attempts {
@@ -170,5 +175,32 @@ func TestKernelKills(t *testing.T) {
 		if status.Signal() != unix.SIGSYS && !(act == specs.ActTrap && strings.Contains(exit.String(), "exit status 2")) {
 			t.Errorf("%s: %v; want an end by SIGSYS", act, err)
 		}
+	}
+}
+
+// TestKernelObeysForNarrowPrograms: a 32-bit program is refused the families of sockets that a 64-bit one is
+// (CVE-2026-31431). What it asks for by socketcall(2), no filter can see.
+func TestKernelObeysForNarrowPrograms(t *testing.T) {
+	if runtime.GOARCH != "amd64" {
+		t.Skip("the kernel runs programs of another architecture on amd64 only")
+	}
+	program := filepath.Join(t.TempDir(), "narrow")
+	build := exec.Command("go", "build", "-o", program, "./testdata/narrow")
+	build.Env = append(os.Environ(), "GOARCH=386", "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if err := exec.Command(program).Run(); errors.Is(err, unix.ENOEXEC) {
+		t.Skip("this kernel runs no 32-bit programs: nothing to refuse")
+	}
+	text, err := json.Marshal(order{Profile: defaultProfile(t), Execute: []string{program, fmt.Sprint(unix.AF_INET), fmt.Sprint(unix.AF_ALG), fmt.Sprint(unix.AF_VSOCK)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env, cmd.Stderr = []string{orderVariable + "=" + string(text)}, t.Output()
+	out, err := cmd.Output()
+	if want := fmt.Sprintf("0\n%d\n%d\n", unix.EPERM, unix.EPERM); err != nil || string(out) != want {
+		t.Errorf("errnos %q (%v), want %q", out, err, want)
 	}
 }
