@@ -14,20 +14,15 @@ func (b *builder) keyring(none, first bool) {
 	}
 	b.labelKeys()
 	const (
-		all         = 0x3f000000 // possessor: everything
-		user        = 0x00130000 // user: view, read, link, as the kernel has it
-		userSearch  = 0x00080000
-		otherSearch = 0x00000008
+		all        = 0x3f000000 // possessor: everything
+		user       = 0x00130000 // user: view, read, link, as the kernel has it
+		userSearch = 0x00080000
 	)
-	permissions, text := uint64(all|user|userSearch), "possessor all, user view, read, link and search"
-	if b.inUserNamespace() { // its root is another user
-		permissions, text = all|user|otherSearch, "possessor all, user view, read and link, others search"
-	}
 	absent := []unix.Errno{unix.ENOSYS} // a kernel without keys has none to hide
 	join := b.add("join a session keyring", unix.SYS_KEYCTL, spawn.Flags(unix.KEYCTL_JOIN_SESSION_KEYRING, "KEYCTL_JOIN_SESSION_KEYRING"), spawn.Str("_ses."+b.id))
 	join.Result, join.Ignore = slotScratch, absent
 	if first {
 		b.add("let the container's processes find it", unix.SYS_KEYCTL, spawn.Flags(unix.KEYCTL_SETPERM, "KEYCTL_SETPERM"), spawn.Of(slotScratch),
-			spawn.Flags(permissions, text)).Ignore = absent
+			spawn.Flags(all|user|userSearch, "possessor all, user view, read, link and search")).Ignore = absent
 	}
 }

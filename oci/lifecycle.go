@@ -48,16 +48,9 @@ func (r *Runtime) Create(ctx context.Context, id string, o CreateOptions) (_ *Co
 	if err := validate(o.Spec); err != nil {
 		return nil, nil, err
 	}
-	if err := os.MkdirAll(r.Root, 0o711); err != nil {
-		return nil, nil, fmt.Errorf("create container %s: %w", id, err)
-	}
-	c := &Container{ID: id, runtime: r}
-	unlock, err := c.begin()
-	if errors.Is(err, os.ErrExist) {
-		return nil, nil, fmt.Errorf("container with given ID already exists: %s: %w", id, os.ErrExist)
-	}
+	c, unlock, err := r.begin(id)
 	if err != nil {
-		return nil, nil, fmt.Errorf("create container %s: %w", id, err)
+		return nil, nil, err
 	}
 	defer unlock()
 	process, err := c.create(ctx, o)

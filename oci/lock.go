@@ -16,6 +16,22 @@ import (
 
 func (c *Container) lockFile() string { return filepath.Join(c.dir(), "lock") }
 
+// begin makes a new container's directory and takes its lock.
+func (r *Runtime) begin(id string) (c *Container, unlock func(), err error) {
+	if err := os.MkdirAll(r.Root, 0o711); err != nil {
+		return nil, nil, fmt.Errorf("create container %s: %w", id, err)
+	}
+	c = &Container{ID: id, runtime: r}
+	unlock, err = c.begin()
+	if errors.Is(err, os.ErrExist) {
+		return nil, nil, fmt.Errorf("container with given ID already exists: %s: %w", id, os.ErrExist)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("create container %s: %w", id, err)
+	}
+	return c, unlock, nil
+}
+
 // begin makes the directory of a new container and takes its lock. One that is deleted in between is made again.
 func (c *Container) begin() (unlock func(), err error) {
 	for {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -332,23 +333,27 @@ func TestKeyring(t *testing.T) {
 			t.Errorf("%s: keyring %q, ours is %q", who, seen["keyring"], own)
 		}
 	}
-	c, p, r := newSleeper(t)
-	defer r.Close()
-	defer c.end(t, c.container, p)
-	ids := map[string]bool{}
-	for range 2 {
-		text, _, err := c.exec(t, c.container, func(*specs.Process) {})
-		if err != nil {
-			t.Fatal(err)
+	for name, prepare := range map[string]func(*bundle){"host's users": func(*bundle) {}, "own users": mapped(t)} {
+		s, p, r := newSleeper(t, prepare)
+		ids := map[string]bool{}
+		for range 2 {
+			text, _, err := s.exec(t, s.container, func(*specs.Process) {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var seen map[string]any
+			if err := json.Unmarshal([]byte(text), &seen); err != nil {
+				t.Fatal(err)
+			}
+			ids[fmt.Sprint(seen["keyringID"])] = true
 		}
-		var seen map[string]any
-		if err := json.Unmarshal([]byte(text), &seen); err != nil {
-			t.Fatal(err)
+		if len(ids) != 1 {
+			t.Errorf("%s: two processes of exec have the keyrings %v", name, slices.Collect(maps.Keys(ids)))
 		}
-		ids[fmt.Sprint(seen["keyringID"])] = true
-	}
-	if len(ids) != 1 {
-		t.Errorf("two processes of exec have the keyrings %v", maps.Keys(ids))
+		s.end(t, s.container, p)
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
@@ -468,4 +473,38 @@ func oldKernel(t *testing.T) bool {
 		t.Fatal(err)
 	}
 	return major < 6 || major == 6 && minor < 2
+}
+
+// TestAttributesInUserNamespace: those that the root of a user namespace may not set are set all the same.
+func TestAttributesInUserNamespace(t *testing.T) {
+	b := newBundle(t)
+	mapped(t)(b)
+	adj := 33
+	p := b.spec.Process
+	p.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NPROC", Soft: 500, Hard: 600}, {Type: "RLIMIT_CORE"}}
+	p.OOMScoreAdj, p.Scheduler, p.NoNewPrivileges = &adj, &specs.Scheduler{Policy: specs.SchedBatch, Nice: 3}, true
+	p.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 5}
+	b.spec.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0"}
+	b.spec.Linux.Namespaces = append(b.spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+	b.spec.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1000000000}}
+	var here unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &here); err != nil {
+		t.Fatal(err)
+	}
+	for who, seen := range b.runs(t) {
+		for name, want := range map[string]string{
+			"rlimit_nproc": "500 600", "rlimit_core": "0 0", "oom_score_adj": "33\n", "scheduler": "3 nice 3 priority 0", "ioprio": "2 5",
+			"mempolicy": "0x2 1 0", "NoNewPrivs": "1", "Uid": "0\t0\t0\t0",
+		} {
+			if got := fmt.Sprint(seen[name]); got != want {
+				t.Errorf("%s: %s is %q, want %q", who, name, got, want)
+			}
+		}
+		if up, ok := seen["boottime"].(float64); !ok || up < float64(here.Sec)+1e9 {
+			t.Errorf("%s: %v s since the boot, %d here", who, seen["boottime"], here.Sec)
+		}
+		if text := fmt.Sprint(seen["keyring"]); !strings.HasSuffix(text, ";_ses.probe") || !strings.Contains(text, "3f1b0000") {
+			t.Errorf("%s: keyring %q", who, text)
+		}
+	}
 }

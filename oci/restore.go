@@ -36,19 +36,14 @@ func (r *Runtime) Restore(ctx context.Context, id string, o CreateOptions, from 
 	if _, err := os.Stat(from.ImagePath); err != nil {
 		return nil, nil, fmt.Errorf("restore container %s: %w", id, err)
 	}
-	if err := os.MkdirAll(r.Root, 0o711); err != nil {
-		return nil, nil, fmt.Errorf("restore container %s: %w", id, err)
+	c, unlock, err := r.begin(id)
+	if err != nil {
+		return nil, nil, err
 	}
-	if err := os.Mkdir(r.dir(id), 0o711); err != nil {
-		if errors.Is(err, os.ErrExist) {
-			return nil, nil, fmt.Errorf("container with given ID already exists: %s: %w", id, os.ErrExist)
-		}
-		return nil, nil, fmt.Errorf("restore container %s: %w", id, err)
-	}
-	c := &Container{ID: id, runtime: r}
+	defer unlock()
 	process, err := c.restore(ctx, o, from)
 	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("restore container %s: %w", id, err), os.RemoveAll(c.dir()))
+		return nil, nil, errors.Join(fmt.Errorf("restore container %s: %w", id, err), c.remove())
 	}
 	return c, process, nil
 }

@@ -13,10 +13,14 @@ import (
 )
 
 // attributes are those of this process that the kernel tells by system calls. Some are a thread's.
-func attributes() map[string]string {
+func attributes() map[string]any {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	out := map[string]string{}
+	out := map[string]any{}
+	var since unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &since); err == nil {
+		out["boottime"] = since.Sec
+	}
 	if a, err := unix.SchedGetAttr(0, 0); err == nil {
 		out["scheduler"] = fmt.Sprintf("%d nice %d priority %d", a.Policy, a.Nice, a.Priority)
 	}
