@@ -9,9 +9,9 @@ import (
 
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
+	"gantry/internal/client"
 	"gantry/internal/detach"
 )
 
@@ -25,7 +25,7 @@ type session struct {
 
 // transfer copies until the output ends (or, with no output attached, the input) and returns detach.ErrDetached when the
 // user typed the detach sequence. A terminal is in raw mode meanwhile.
-func (s *session) transfer(conn *stream) error {
+func (s *session) transfer(conn *client.Stream) error {
 	defer func() { _ = conn.Close() }()
 	in := s.in
 	if in != nil && s.tty {
@@ -56,7 +56,7 @@ func (s *session) transfer(conn *stream) error {
 	}
 }
 
-func sendInput(conn *stream, in io.Reader) error {
+func sendInput(conn *client.Stream, in io.Reader) error {
 	if in == nil {
 		return nil
 	}
@@ -68,7 +68,7 @@ func sendInput(conn *stream, in io.Reader) error {
 	return err
 }
 
-func (s *session) receive(conn *stream) error {
+func (s *session) receive(conn *client.Stream) error {
 	out, errOut := s.out, s.err
 	if out == nil {
 		out = io.Discard
@@ -77,10 +77,10 @@ func (s *session) receive(conn *stream) error {
 		errOut = io.Discard
 	}
 	if s.tty {
-		_, err := conn.reader.WriteTo(out)
+		_, err := conn.Reader.WriteTo(out)
 		return err
 	}
-	_, err := stdcopy.StdCopy(out, errOut, conn.reader)
+	_, err := stdcopy.StdCopy(out, errOut, conn.Reader)
 	return err
 }
 
@@ -134,7 +134,7 @@ func (a *app) checkTTY(attachStdin, tty bool) error {
 // resizer follows the size of the terminal for a container.
 func resizer(ctx context.Context, api *client.Client, id string) func(height, width uint) {
 	return func(h, w uint) {
-		_, _ = api.ContainerResize(ctx, id, client.ContainerResizeOptions{Height: h, Width: w}) // it may be gone by now
+		_ = api.ContainerResize(ctx, id, h, w) // it may be gone by now
 	}
 }
 
@@ -159,11 +159,10 @@ func (a *app) attach(ctx context.Context, name string, noStdin, sigProxy bool, d
 	if err != nil {
 		return err
 	}
-	found, err := api.ContainerInspect(ctx, name, client.ContainerInspectOptions{})
+	c, _, err := api.ContainerInspect(ctx, name, false)
 	if err != nil {
 		return err
 	}
-	c := found.Container
 	switch {
 	case c.State == nil || c.Config == nil:
 		return fmt.Errorf("the engine's description of container %s lacks its state", name)

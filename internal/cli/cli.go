@@ -8,8 +8,9 @@ import (
 	"os"
 	"strings"
 
-	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
+
+	"gantry/internal/client"
 )
 
 // Exit codes of docker's command line.

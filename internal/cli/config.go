@@ -11,8 +11,6 @@ import (
 	dockercreds "github.com/docker/docker-credential-helpers/credentials"
 	"github.com/moby/moby/api/pkg/authconfig"
 	"github.com/moby/moby/api/types/registry"
-
-	"github.com/distribution/reference"
 )
 
 // dockerHub is the name under which docker's configuration keeps the default registry.
@@ -73,11 +71,11 @@ func (a *app) detachKeys(flag string, tty bool) string {
 
 // registryAuth is the X-Registry-Auth header for pulling image, "" for an anonymous pull.
 func registryAuth(image string) (string, error) {
-	named, err := reference.ParseNormalizedNamed(image)
+	name, err := parseImageName(image)
 	if err != nil {
 		return "", err
 	}
-	server := reference.Domain(named)
+	server := name.domain
 	if server == "docker.io" {
 		server = dockerHub
 	}

@@ -12,8 +12,9 @@ import (
 
 	"github.com/docker/go-units"
 	"github.com/moby/go-archive"
-	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
+
+	"gantry/internal/client"
 )
 
 // copyOptions are the flags of cp.
@@ -75,17 +76,17 @@ func containerPath(arg string) (container, name string) {
 func (a *app) copyFrom(ctx context.Context, api *client.Client, name, src, dst string, o copyOptions) (int64, error) {
 	rebase := ""
 	if o.follow {
-		stat, err := api.ContainerStatPath(ctx, name, client.ContainerStatPathOptions{Path: src})
-		if err == nil && stat.Stat.Mode&fs.ModeSymlink != 0 {
-			src, rebase = archive.GetRebaseName(src, linkTarget(src, stat.Stat.LinkTarget))
+		stat, err := api.ContainerStatPath(ctx, name, src)
+		if err == nil && stat.Mode&fs.ModeSymlink != 0 {
+			src, rebase = archive.GetRebaseName(src, linkTarget(src, stat.LinkTarget))
 		}
 	}
-	result, err := api.CopyFromContainer(ctx, name, client.CopyFromContainerOptions{SourcePath: src})
+	files, stat, err := api.CopyFromContainer(ctx, name, src)
 	if err != nil {
 		return 0, err
 	}
-	defer func() { _ = result.Content.Close() }()
-	counted := &counter{Reader: result.Content}
+	defer func() { _ = files.Close() }()
+	counted := &counter{Reader: files}
 	if dst == "-" {
 		_, err := io.Copy(a.out, counted)
 		return counted.n, err
@@ -94,7 +95,7 @@ func (a *app) copyFrom(ctx context.Context, api *client.Client, name, src, dst s
 	if err != nil {
 		return 0, err
 	}
-	info := archive.CopyInfo{Path: src, Exists: true, IsDir: result.Stat.Mode.IsDir(), RebaseName: rebase}
+	info := archive.CopyInfo{Path: src, Exists: true, IsDir: stat.Mode.IsDir(), RebaseName: rebase}
 	var content io.Reader = counted
 	if rebase != "" {
 		_, base := archive.SplitPathDirEntry(src)
@@ -109,7 +110,7 @@ func (a *app) copyFrom(ctx context.Context, api *client.Client, name, src, dst s
 // copyTo copies into a container, from a tar archive on standard input if src is "-". It returns the bytes of the archive.
 func (a *app) copyTo(ctx context.Context, api *client.Client, src, name, dst string, o copyOptions) (int64, error) {
 	info := destination(ctx, api, name, dst)
-	request := client.CopyToContainerOptions{DestinationPath: info.Path, CopyUIDGID: o.archive}
+	request := client.CopyOptions{Path: info.Path, CopyUIDGID: o.archive}
 	counted := &counter{Reader: a.in}
 	if src == "-" {
 		if info.Exists && !info.IsDir {
@@ -134,23 +135,22 @@ func (a *app) copyTo(ctx context.Context, api *client.Client, src, name, dst str
 			return 0, err
 		}
 		defer func() { _ = prepared.Close() }()
-		request.DestinationPath, counted.Reader = dir, prepared
+		request.Path, counted.Reader = dir, prepared
 	}
-	request.Content = counted
-	_, err := api.CopyToContainer(ctx, name, request)
+	err := api.CopyToContainer(ctx, name, counted, request)
 	return counted.n, err
 }
 
 // destination is what is known of a path in a container; a link is followed. What cannot be found may be there to be made.
 func destination(ctx context.Context, api *client.Client, name, dst string) archive.CopyInfo {
 	info := archive.CopyInfo{Path: dst}
-	stat, err := api.ContainerStatPath(ctx, name, client.ContainerStatPathOptions{Path: dst})
-	if err == nil && stat.Stat.Mode&fs.ModeSymlink != 0 {
-		info.Path = linkTarget(dst, stat.Stat.LinkTarget)
-		stat, err = api.ContainerStatPath(ctx, name, client.ContainerStatPathOptions{Path: info.Path})
+	stat, err := api.ContainerStatPath(ctx, name, dst)
+	if err == nil && stat.Mode&fs.ModeSymlink != 0 {
+		info.Path = linkTarget(dst, stat.LinkTarget)
+		stat, err = api.ContainerStatPath(ctx, name, info.Path)
 	}
 	if err == nil {
-		info.Exists, info.IsDir = true, stat.Stat.Mode.IsDir()
+		info.Exists, info.IsDir = true, stat.Mode.IsDir()
 	}
 	return info
 }

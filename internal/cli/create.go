@@ -9,9 +9,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/client"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -89,10 +87,8 @@ func (a *app) create(ctx context.Context, req *container.CreateRequest, opts cre
 		return "", err
 	}
 	defer func() { err = errors.Join(err, commit(id)) }()
-	created, err := withImage(ctx, a, req.Image, opts, func() (client.ContainerCreateResult, error) {
-		return api.ContainerCreate(ctx, client.ContainerCreateOptions{
-			Config: req.Config, HostConfig: req.HostConfig, NetworkingConfig: req.NetworkingConfig, Platform: platform, Name: opts.name,
-		})
+	created, err := withImage(ctx, a, req.Image, opts, func() (container.CreateResponse, error) {
+		return api.ContainerCreate(ctx, req, opts.name, platform)
 	})
 	for _, warning := range created.Warnings {
 		a.warnf("WARNING: %s\n", warning)
@@ -118,7 +114,7 @@ func withImage[T any](ctx context.Context, a *app, image string, opts createOpti
 	if opts.pull != pullMissing || !imageMissing(err) {
 		return result, err
 	}
-	if _, parseErr := reference.ParseNormalizedNamed(image); parseErr != nil {
+	if _, parseErr := parseImageName(image); parseErr != nil {
 		return result, err // an id: nothing that a registry could give
 	}
 	if !opts.quiet {
@@ -136,11 +132,11 @@ func imageMissing(err error) bool {
 
 // familiar writes an image's name as people do: no default registry, but the tag that is meant.
 func familiar(image string) string {
-	named, err := reference.ParseNormalizedNamed(image)
+	name, err := parseImageName(image)
 	if err != nil {
 		return image
 	}
-	return reference.FamiliarString(reference.TagNameOnly(named))
+	return name.withDefaultTag().String()
 }
 
 // parsePlatform reads OS, ARCH, OS/ARCH or OS/ARCH/VARIANT; nil for "".

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"sync"
 
-	"github.com/moby/moby/client"
+	"gantry/internal/client"
 )
 
 // parallel bounds how many objects a command works on at once.

@@ -2,9 +2,7 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -12,12 +10,13 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/events"
-	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
+
+	"gantry/internal/client"
 )
 
 func newEvents(a *app) *cobra.Command {
-	var o client.EventsListOptions
+	var o client.EventsOptions
 	var filters []string
 	var format string
 	cmd := &cobra.Command{
@@ -36,7 +35,7 @@ func newEvents(a *app) *cobra.Command {
 	return cmd
 }
 
-func (a *app) events(ctx context.Context, o client.EventsListOptions, format string) error {
+func (a *app) events(ctx context.Context, o client.EventsOptions, format string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var t *template.Template
@@ -53,20 +52,19 @@ func (a *app) events(ctx context.Context, o client.EventsListOptions, format str
 	if err != nil {
 		return err
 	}
-	stream := api.Events(ctx, o)
-	for {
-		select {
-		case event := <-stream.Messages:
-			if err := a.showEvent(t, event); err != nil {
-				return err
-			}
-		case err := <-stream.Err:
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
+	stream, err := api.Events(ctx, o)
+	if err != nil {
+		return err
+	}
+	for event, err := range stream {
+		if err != nil {
+			return err
+		}
+		if err := a.showEvent(t, event); err != nil {
 			return err
 		}
 	}
+	return nil
 }
 
 func (a *app) showEvent(t *template.Template, e events.Message) error {

@@ -6,9 +6,9 @@ import (
 	"os"
 
 	"github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
+	"gantry/internal/client"
 	"gantry/internal/detach"
 )
 
@@ -53,56 +53,52 @@ func (a *app) exec(ctx context.Context, name string, command []string, o execOpt
 	if err != nil {
 		return err
 	}
-	create := client.ExecCreateOptions{
-		User: o.user, Privileged: o.privileged, TTY: o.tty, Env: env, WorkingDir: o.workdir, Cmd: command,
+	create := container.ExecCreateRequest{
+		User: o.user, Privileged: o.privileged, Tty: o.tty, Env: env, WorkingDir: o.workdir, Cmd: command,
 		DetachKeys:  a.detachKeys(o.detachKeys, o.tty),
 		AttachStdin: o.interactive && !o.detach, AttachStdout: !o.detach, AttachStderr: !o.detach,
 	}
 	if o.tty {
-		create.ConsoleSize.Height, create.ConsoleSize.Width = terminalSize(a.out)
+		height, width := terminalSize(a.out)
+		create.ConsoleSize = &[2]uint{height, width}
 	}
-	created, err := api.ExecCreate(ctx, name, create)
+	id, err := api.ExecCreate(ctx, name, create)
 	if err != nil {
 		return err
 	}
 	if o.detach {
-		_, err := api.ExecStart(ctx, created.ID, client.ExecStartOptions{Detach: true, TTY: o.tty, ConsoleSize: create.ConsoleSize})
-		return execError(err)
+		return execError(api.ExecStart(ctx, id, container.ExecStartRequest{Tty: o.tty, ConsoleSize: create.ConsoleSize}))
 	}
-	return a.execAttached(ctx, api, created.ID, create)
+	return a.execAttached(ctx, api, id, create)
 }
 
-func (a *app) execAttached(ctx context.Context, api *client.Client, id string, o client.ExecCreateOptions) error {
+func (a *app) execAttached(ctx context.Context, api *client.Client, id string, o container.ExecCreateRequest) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s, err := a.session(&container.Config{
-		Tty: o.TTY, AttachStdin: o.AttachStdin, AttachStdout: o.AttachStdout, AttachStderr: o.AttachStderr,
+		Tty: o.Tty, AttachStdin: o.AttachStdin, AttachStdout: o.AttachStdout, AttachStderr: o.AttachStderr,
 	}, o.DetachKeys)
 	if err != nil {
 		return err
 	}
-	start := container.ExecStartRequest{Tty: o.TTY}
-	if o.ConsoleSize.Height != 0 || o.ConsoleSize.Width != 0 {
-		start.ConsoleSize = &[2]uint{o.ConsoleSize.Height, o.ConsoleSize.Width}
-	}
-	conn, err := hijack(ctx, api, "/exec/"+id+"/start", nil, start)
+	conn, err := api.ExecAttach(ctx, id, container.ExecStartRequest{Tty: o.Tty, ConsoleSize: o.ConsoleSize})
 	if err != nil {
 		return execError(err)
 	}
-	if o.TTY {
+	if o.Tty {
 		followSize(ctx, a.out, func(h, w uint) {
-			_, _ = api.ExecResize(ctx, id, client.ExecResizeOptions{Height: h, Width: w}) // it may have ended
+			_ = api.ExecResize(ctx, id, h, w) // it may have ended
 		})
 	}
 	if err := s.transfer(conn); errors.Is(err, detach.ErrDetached) {
 		return err
 	}
-	ended, err := api.ExecInspect(ctx, id, client.ExecInspectOptions{})
+	ended, err := api.ExecInspect(ctx, id)
 	if err != nil {
 		return err
 	}
-	if ended.ExitCode != 0 {
-		return &exitError{code: ended.ExitCode}
+	if ended.ExitCode != nil && *ended.ExitCode != 0 {
+		return &exitError{code: *ended.ExitCode}
 	}
 	return nil
 }

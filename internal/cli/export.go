@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 )
 
@@ -30,7 +29,7 @@ func (a *app) export(ctx context.Context, name, output string) error {
 	if err != nil {
 		return err
 	}
-	archive, err := api.ContainerExport(ctx, name, client.ContainerExportOptions{})
+	archive, err := api.ContainerExport(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -68,11 +67,11 @@ func newDiff(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			diff, err := api.ContainerDiff(cmd.Context(), args[0], client.ContainerDiffOptions{})
+			diff, err := api.ContainerDiff(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
-			for _, c := range diff.Changes {
+			for _, c := range diff {
 				a.println(c.Kind.String() + " " + c.Path)
 			}
 			return nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/moby/moby/api/types/container"
@@ -134,7 +135,7 @@ func (f *containerFlags) hostConfig() (*container.HostConfig, error) {
 		IpcMode: container.IpcMode(f.ipc), PidMode: container.PidMode(f.pid), UTSMode: container.UTSMode(f.uts),
 		Isolation:  container.Isolation(f.isolation),
 		UsernsMode: container.UsernsMode(f.userns), CgroupnsMode: container.CgroupnsMode(f.cgroupns),
-		CapAdd: f.capAdd, CapDrop: f.capDrop, GroupAdd: f.groups, StorageOpt: keyValues(f.storageOpts),
+		CapAdd: capabilities(f.capAdd), CapDrop: capabilities(f.capDrop), GroupAdd: f.groups, StorageOpt: keyValues(f.storageOpts),
 		Sysctls: keyValues(f.sysctls), Runtime: f.runtime, ShmSize: int64(f.shmSize), Tmpfs: parseTmpfs(f.tmpfs),
 		LogConfig: container.LogConfig{Type: f.logDriver, Config: keyValues(f.logOpts)}, Annotations: keyValues(f.annotations),
 	}
@@ -235,4 +236,21 @@ func parseAddresses(flag string, list []string) ([]netip.Addr, error) {
 		out = append(out, addr)
 	}
 	return out, nil
+}
+
+// capabilities are names as the API has them: upper case, with CAP_, each once, ALL alone.
+func capabilities(names []string) []string {
+	var out []string
+	for _, name := range names {
+		name = strings.ToUpper(strings.TrimSpace(name))
+		if name == "ALL" {
+			return []string{name}
+		}
+		if !strings.HasPrefix(name, "CAP_") {
+			name = "CAP_" + name
+		}
+		out = append(out, name)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }

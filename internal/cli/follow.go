@@ -12,9 +12,9 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/client"
 	"golang.org/x/sys/unix"
 
+	"gantry/internal/client"
 	"gantry/internal/detach"
 )
 
@@ -29,8 +29,8 @@ type follow struct {
 
 // attached is a container with the streams connected and the wait registered, not yet started.
 type attached struct {
-	conn *stream
-	exit client.ContainerWaitResult
+	conn *client.Stream
+	exit <-chan client.Exit
 }
 
 // follow attaches and registers the wait, both at once, then calls start (if any), transfers the streams and returns
@@ -79,19 +79,22 @@ func (a *app) follow(ctx context.Context, api *client.Client, id string, f follo
 
 // attachAndWait opens the streams and registers the wait in parallel.
 func attachAndWait(ctx context.Context, api *client.Client, id string, f follow) (attached, error) {
-	waiting := make(chan client.ContainerWaitResult, 1)
+	waiting := make(chan (<-chan client.Exit), 1)
 	go func() {
-		waiting <- api.ContainerWait(ctx, id, client.ContainerWaitOptions{Condition: f.condition})
+		waiting <- api.ContainerWait(ctx, id, f.condition)
 	}()
-	conn, err := hijack(ctx, api, "/containers/"+id+"/attach", attachQuery(f.config, f.detachKeys, false), nil)
+	conn, err := api.ContainerAttach(ctx, id, attachQuery(f.config, f.detachKeys, false))
 	at := attached{conn: conn, exit: <-waiting}
 	return at, err
 }
 
 // waitExit returns nil for exit code 0, else an exitError with the code.
-func waitExit(ctx context.Context, exit client.ContainerWaitResult) error {
+func waitExit(ctx context.Context, exit <-chan client.Exit) error {
 	select {
-	case result := <-exit.Result:
+	case result := <-exit:
+		if result.Err != nil {
+			return &exitError{code: exitEngine, err: fmt.Errorf("wait for the container: %w", result.Err)}
+		}
 		if result.Error != nil {
 			return &exitError{code: exitEngine, err: fmt.Errorf("wait for the container: %s", result.Error.Message)}
 		}
@@ -99,8 +102,6 @@ func waitExit(ctx context.Context, exit client.ContainerWaitResult) error {
 			return &exitError{code: int(result.StatusCode)}
 		}
 		return nil
-	case err := <-exit.Error:
-		return &exitError{code: exitEngine, err: fmt.Errorf("wait for the container: %w", err)}
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -111,13 +112,13 @@ const removalTimeout = 10 * time.Second
 
 // removeUnstarted removes a --rm container that did not start; the engine may have done so already.
 func removeUnstarted(ctx context.Context, api *client.Client, id string) {
-	_, err := api.ContainerRemove(ctx, id, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
+	err := api.ContainerRemove(ctx, id, client.RemoveOptions{Force: true, Volumes: true})
 	if !errdefs.IsConflict(err) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, removalTimeout)
 	defer cancel()
-	gone := api.ContainerWait(ctx, id, client.ContainerWaitOptions{Condition: container.WaitConditionRemoved})
+	gone := api.ContainerWait(ctx, id, container.WaitConditionRemoved)
 	_ = waitExit(ctx, gone)
 }
 
@@ -174,7 +175,7 @@ func proxySignals(ctx context.Context, api *client.Client, id string) (ready <-c
 					continue
 				}
 				// It may not run yet, or no longer: then the signal has no receiver.
-				_, _ = api.ContainerKill(ctx, id, client.ContainerKillOptions{Signal: strconv.Itoa(int(number))})
+				_ = api.ContainerKill(ctx, id, strconv.Itoa(int(number)))
 			case <-ctx.Done():
 				return
 			}

@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -10,10 +12,10 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/moby/moby/client"
 	"golang.org/x/sys/unix"
 
-	"gantry/internal/version"
+	"gantry/internal/client"
+	ours "gantry/internal/version"
 )
 
 // address is where the engine listens.
@@ -78,29 +80,79 @@ func (a *app) engine(ctx context.Context) (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	opts := []client.Opt{client.WithHost(ad.url), client.WithUserAgent("gantry/" + version.Version)}
+	dial, err := a.dialer(ctx, ad)
+	if err != nil {
+		return nil, err
+	}
+	// Assuming our own version saves the round trip of a negotiation; an engine that is older says so, and main asks it then.
+	version := client.MaxAPIVersion
+	if a.negotiate {
+		version = ""
+	}
+	if pinned := os.Getenv("DOCKER_API_VERSION"); pinned != "" {
+		version = strings.TrimPrefix(pinned, "v")
+	}
+	a.api = client.New(client.Options{Dial: dial, Version: version, UserAgent: "gantry/" + ours.Version})
+	return a.api, nil
+}
+
+// dialer makes what connects to the engine. On the default socket, an engine is started first if none answers.
+func (a *app) dialer(ctx context.Context, ad address) (func(context.Context) (net.Conn, error), error) {
 	if path, ok := ad.socket(); ok {
 		first, err := a.dialOrStart(ctx, ad, path)
 		if err != nil {
 			return nil, err
 		}
-		opts = append(opts, client.WithDialContext(reuseFirst(first, path)))
-	} else {
-		opts = append(opts, client.WithTLSClientConfigFromEnv())
+		return reuseFirst(first, path), nil
 	}
-	switch pinned := os.Getenv("DOCKER_API_VERSION"); {
-	case pinned != "":
-		opts = append(opts, client.WithAPIVersion(pinned))
-	case !a.negotiate:
-		// Saves the round trip of a negotiation; a server that is older says so, and main asks it then.
-		opts = append(opts, client.WithAPIVersion(client.MaxAPIVersion))
-	}
-	api, err := client.New(opts...)
+	config, err := tlsFromEnv()
 	if err != nil {
-		return nil, fmt.Errorf("set up client of %s: %w", ad.url, err)
+		return nil, err
 	}
-	a.api = api
-	return api, nil
+	target := strings.TrimPrefix(ad.url, "tcp://")
+	return func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "tcp", target)
+		if err != nil {
+			return nil, connectError(ad.url, err)
+		}
+		if config == nil {
+			return conn, nil
+		}
+		return tls.Client(conn, serverOf(config, target)), nil
+	}, nil
+}
+
+// tlsFromEnv is docker's: certificates in DOCKER_CERT_PATH, which must match the server's name if DOCKER_TLS_VERIFY is
+// set; nil without them.
+func tlsFromEnv() (*tls.Config, error) {
+	dir := os.Getenv("DOCKER_CERT_PATH")
+	if dir == "" {
+		return nil, nil
+	}
+	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem"))
+	if err != nil {
+		return nil, fmt.Errorf("DOCKER_CERT_PATH: %w", err)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "ca.pem"))
+	if err != nil {
+		return nil, fmt.Errorf("DOCKER_CERT_PATH: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("DOCKER_CERT_PATH: %s holds no certificate", filepath.Join(dir, "ca.pem"))
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}, RootCAs: roots,
+		InsecureSkipVerify: os.Getenv("DOCKER_TLS_VERIFY") == "",
+	}, nil
+}
+
+// serverOf is the configuration for one server.
+func serverOf(config *tls.Config, target string) *tls.Config {
+	c := config.Clone()
+	c.ServerName, _, _ = net.SplitHostPort(target)
+	return c
 }
 
 // dialOrStart connects to the engine's socket; on the default socket it starts an engine when none answers.
@@ -136,9 +188,9 @@ func dialUnix(ctx context.Context, path string) (net.Conn, error) {
 }
 
 // reuseFirst dials the socket at path, but hands out first to the first caller.
-func reuseFirst(first net.Conn, path string) func(context.Context, string, string) (net.Conn, error) {
+func reuseFirst(first net.Conn, path string) func(context.Context) (net.Conn, error) {
 	var once sync.Once
-	return func(ctx context.Context, _, _ string) (conn net.Conn, err error) {
+	return func(ctx context.Context) (conn net.Conn, err error) {
 		once.Do(func() { conn = first })
 		if conn != nil {
 			return conn, nil

@@ -8,7 +8,8 @@ import (
 	"time"
 
 	"github.com/docker/go-units"
-	"github.com/moby/moby/client"
+
+	"gantry/internal/client"
 )
 
 // shortID drops the algorithm and keeps twelve digits.

@@ -7,9 +7,7 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/image"
-	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 )
 
@@ -49,14 +47,14 @@ func (a *app) images(ctx context.Context, o imagesOptions) error {
 	if err != nil {
 		return err
 	}
-	found, err := api.ImageList(ctx, client.ImageListOptions{All: o.all, Filters: filters})
+	found, err := api.ImageList(ctx, o.all, filters)
 	if err != nil {
 		return err
 	}
-	slices.SortStableFunc(found.Items, func(x, y image.Summary) int { return cmp.Compare(y.Created, x.Created) })
+	slices.SortStableFunc(found, func(x, y image.Summary) int { return cmp.Compare(y.Created, x.Created) })
 	var records []record
-	for i := range found.Items {
-		records = append(records, imageRecords(&found.Items[i], o)...)
+	for i := range found {
+		records = append(records, imageRecords(&found[i], o)...)
 	}
 	columns := `{{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}`
 	if o.digests {
@@ -82,22 +80,14 @@ func imageRecords(s *image.Summary, o imagesOptions) []record {
 	var names []name
 	digests := map[string]string{}
 	for _, ref := range s.RepoDigests {
-		named, err := reference.ParseNormalizedNamed(ref)
-		if err != nil {
-			continue
-		}
-		if digested, ok := named.(reference.Digested); ok {
-			digests[reference.FamiliarName(named)] = digested.Digest().String()
+		if name, err := parseImageName(ref); err == nil && name.digest != "" {
+			digests[name.familiar()] = name.digest
 		}
 	}
 	for _, ref := range s.RepoTags {
-		named, err := reference.ParseNormalizedNamed(ref)
-		if err != nil {
-			continue
-		}
-		if tagged, ok := named.(reference.Tagged); ok {
-			familiar := reference.FamiliarName(named)
-			names = append(names, name{familiar, tagged.Tag(), cmp.Or(digests[familiar], none)})
+		if parsed, err := parseImageName(ref); err == nil && parsed.tag != "" {
+			familiar := parsed.familiar()
+			names = append(names, name{familiar, parsed.tag, cmp.Or(digests[familiar], none)})
 		}
 	}
 	if len(names) == 0 {

@@ -1,18 +1,19 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/moby/moby/client"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
+
+	"gantry/internal/client"
 )
 
 func newLoad(a *app) *cobra.Command {
@@ -45,18 +46,16 @@ func (a *app) load(ctx context.Context, input, platform string, quiet bool) erro
 	if err != nil {
 		return err
 	}
-	opts := []client.ImageLoadOption{client.ImageLoadWithQuiet(quiet)}
-	if p, err := parsePlatform(platform); err != nil {
+	p, err := parsePlatform(platform)
+	if err != nil {
 		return err
-	} else if p != nil {
-		opts = append(opts, client.ImageLoadWithPlatforms(*p))
 	}
-	messages, err := api.ImageLoad(ctx, io.NopCloser(archive), opts...)
+	messages, err := api.ImageLoad(ctx, archive, quiet, p)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = messages.Close() }()
-	return showProgress(ctx, a.out, decodeMessages(messages))
+	return showProgress(ctx, a.out, messages.All())
 }
 
 func newTag(a *app) *cobra.Command {
@@ -67,8 +66,14 @@ func newTag(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, err = api.ImageTag(cmd.Context(), client.ImageTagOptions{Source: args[0], Target: args[1]})
-			return err
+			name, err := parseImageName(args[1])
+			if err != nil {
+				return err
+			}
+			if name.digest != "" {
+				return errors.New("refusing to create a tag with a digest reference")
+			}
+			return api.ImageTag(cmd.Context(), args[0], name.repository(), cmp.Or(name.tag, "latest"))
 		},
 	}
 }
@@ -79,13 +84,13 @@ func newRmi(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "rmi [OPTIONS] IMAGE [IMAGE...]", Short: "Remove one or more images", Args: argsBetween(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o := client.ImageRemoveOptions{Force: force, PruneChildren: !noPrune}
+			o := client.ImageRemoveOptions{Force: force, NoPrune: noPrune}
 			for _, s := range platforms {
 				p, err := parsePlatform(s)
 				if err != nil || p == nil {
 					return fmt.Errorf("platform %q: %w", s, err)
 				}
-				o.Platforms = append(o.Platforms, *p)
+				o.Platforms = append(o.Platforms, p)
 			}
 			return a.rmi(cmd.Context(), args, o)
 		},
@@ -111,7 +116,7 @@ func (a *app) rmi(ctx context.Context, names []string, o client.ImageRemoveOptio
 		case err != nil:
 			failures = append(failures, err)
 		}
-		for _, item := range removed.Items {
+		for _, item := range removed {
 			if item.Untagged != "" {
 				a.println("Untagged:", item.Untagged)
 			}
@@ -158,16 +163,12 @@ func (a *app) history(ctx context.Context, name string, platform *ocispec.Platfo
 	if err != nil {
 		return nil, err
 	}
-	var opts []client.ImageHistoryOption
-	if platform != nil {
-		opts = append(opts, client.ImageHistoryWithPlatform(*platform))
-	}
-	found, err := api.ImageHistory(ctx, name, opts...)
+	found, err := api.ImageHistory(ctx, name, platform)
 	if err != nil {
 		return nil, err
 	}
-	records := make([]record, len(found.Items))
-	for i, item := range found.Items {
+	records := make([]record, len(found))
+	for i, item := range found {
 		created := time.Unix(item.Created, 0)
 		r := record{
 			"ID": item.ID, "CreatedAt": created.Format(time.RFC3339), "CreatedSince": ago(created), "Comment": item.Comment,

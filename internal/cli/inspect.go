@@ -9,8 +9,9 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
+
+	"gantry/internal/client"
 )
 
 // inspected is an object's description: as the API's type, and as the server sent it.
@@ -29,21 +30,20 @@ type inspector struct {
 func inspectors() []inspector {
 	return []inspector{
 		{"container", func(ctx context.Context, api *client.Client, name string, size bool) (inspected, error) {
-			r, err := api.ContainerInspect(ctx, name, client.ContainerInspectOptions{Size: size})
-			return inspected{r.Container, r.Raw}, err
+			typed, raw, err := api.ContainerInspect(ctx, name, size)
+			return inspected{typed, raw}, err
 		}},
 		{"image", func(ctx context.Context, api *client.Client, name string, _ bool) (inspected, error) {
-			var raw bytes.Buffer
-			r, err := api.ImageInspect(ctx, name, client.ImageInspectWithRawResponse(&raw))
-			return inspected{r.InspectResponse, raw.Bytes()}, err
+			typed, raw, err := api.ImageInspect(ctx, name)
+			return inspected{typed, raw}, err
 		}},
 		{"network", func(ctx context.Context, api *client.Client, name string, _ bool) (inspected, error) {
-			r, err := api.NetworkInspect(ctx, name, client.NetworkInspectOptions{})
-			return inspected{r.Network, r.Raw}, err
+			typed, raw, err := api.NetworkInspect(ctx, name)
+			return inspected{typed, raw}, err
 		}},
 		{"volume", func(ctx context.Context, api *client.Client, name string, _ bool) (inspected, error) {
-			r, err := api.VolumeInspect(ctx, name, client.VolumeInspectOptions{})
-			return inspected{r.Volume, r.Raw}, err
+			typed, raw, err := api.VolumeInspect(ctx, name)
+			return inspected{typed, raw}, err
 		}},
 	}
 }

@@ -6,18 +6,19 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
-	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
+
+	"gantry/internal/client"
 )
 
 func newRm(a *app) *cobra.Command {
-	var o client.ContainerRemoveOptions
+	var o client.RemoveOptions
 	cmd := &cobra.Command{
 		Use: "rm [OPTIONS] CONTAINER [CONTAINER...]", Short: "Remove one or more containers",
 		Args: argsBetween(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.each(cmd.Context(), args, func(ctx context.Context, api *client.Client, name string) error {
-				_, err := api.ContainerRemove(ctx, name, o)
+				err := api.ContainerRemove(ctx, name, o)
 				if o.Force && errdefs.IsNotFound(err) {
 					a.warnf("%v\n", err)
 					return nil
@@ -27,8 +28,8 @@ func newRm(a *app) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&o.Force, "force", "f", false, "Force the removal of a running container (uses SIGKILL)")
-	cmd.Flags().BoolVarP(&o.RemoveVolumes, "volumes", "v", false, "Remove anonymous volumes associated with the container")
-	cmd.Flags().BoolVarP(&o.RemoveLinks, "link", "l", false, "Remove the specified link")
+	cmd.Flags().BoolVarP(&o.Volumes, "volumes", "v", false, "Remove anonymous volumes associated with the container")
+	cmd.Flags().BoolVarP(&o.Link, "link", "l", false, "Remove the specified link")
 	return cmd
 }
 
@@ -66,8 +67,7 @@ func newStop(a *app) *cobra.Command {
 	var cmd *cobra.Command
 	cmd = eachCommand(a, "stop [OPTIONS] CONTAINER [CONTAINER...]", "Stop one or more running containers",
 		func(ctx context.Context, api *client.Client, name string) error {
-			_, err := api.ContainerStop(ctx, name, client.ContainerStopOptions{Signal: f.signal, Timeout: f.given(cmd)})
-			return err
+			return api.ContainerStop(ctx, name, client.StopOptions{Signal: f.signal, Timeout: f.given(cmd)})
 		})
 	f.register(cmd)
 	return cmd
@@ -78,8 +78,7 @@ func newRestart(a *app) *cobra.Command {
 	var cmd *cobra.Command
 	cmd = eachCommand(a, "restart [OPTIONS] CONTAINER [CONTAINER...]", "Restart one or more containers",
 		func(ctx context.Context, api *client.Client, name string) error {
-			_, err := api.ContainerRestart(ctx, name, client.ContainerRestartOptions{Signal: f.signal, Timeout: f.given(cmd)})
-			return err
+			return api.ContainerRestart(ctx, name, client.StopOptions{Signal: f.signal, Timeout: f.given(cmd)})
 		})
 	f.register(cmd)
 	return cmd
@@ -89,8 +88,7 @@ func newKill(a *app) *cobra.Command {
 	var signal string
 	cmd := eachCommand(a, "kill [OPTIONS] CONTAINER [CONTAINER...]", "Kill one or more running containers",
 		func(ctx context.Context, api *client.Client, name string) error {
-			_, err := api.ContainerKill(ctx, name, client.ContainerKillOptions{Signal: signal})
-			return err
+			return api.ContainerKill(ctx, name, signal)
 		})
 	cmd.Flags().StringVarP(&signal, "signal", "s", "", "Signal to send to the container")
 	return cmd
@@ -99,16 +97,14 @@ func newKill(a *app) *cobra.Command {
 func newPause(a *app) *cobra.Command {
 	return eachCommand(a, "pause CONTAINER [CONTAINER...]", "Pause all processes within one or more containers",
 		func(ctx context.Context, api *client.Client, name string) error {
-			_, err := api.ContainerPause(ctx, name, client.ContainerPauseOptions{})
-			return err
+			return api.ContainerPause(ctx, name)
 		})
 }
 
 func newUnpause(a *app) *cobra.Command {
 	return eachCommand(a, "unpause CONTAINER [CONTAINER...]", "Unpause all processes within one or more containers",
 		func(ctx context.Context, api *client.Client, name string) error {
-			_, err := api.ContainerUnpause(ctx, name, client.ContainerUnpauseOptions{})
-			return err
+			return api.ContainerUnpause(ctx, name)
 		})
 }
 
@@ -120,8 +116,7 @@ func newRename(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			_, err = api.ContainerRename(cmd.Context(), args[0], client.ContainerRenameOptions{NewName: args[1]})
-			if err != nil {
+			if err := api.ContainerRename(cmd.Context(), args[0], args[1]); err != nil {
 				return fmt.Errorf("failed to rename container: %w", err)
 			}
 			return nil
@@ -135,16 +130,11 @@ func newWait(a *app) *cobra.Command {
 		Args: argsBetween(1, -1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.eachQuiet(cmd.Context(), args, func(ctx context.Context, api *client.Client, name string) (string, error) {
-				exit := api.ContainerWait(ctx, name, client.ContainerWaitOptions{})
-				select {
-				case result := <-exit.Result:
-					if result.Error != nil {
-						return "", errors.New(result.Error.Message)
-					}
-					return fmt.Sprintln(result.StatusCode), nil
-				case err := <-exit.Error:
-					return "", err
+				result := <-api.ContainerWait(ctx, name, "")
+				if result.Err == nil && result.Error != nil {
+					return "", errors.New(result.Error.Message)
 				}
+				return fmt.Sprintln(result.StatusCode), result.Err
 			})
 		},
 	}

@@ -5,12 +5,13 @@ import (
 	"io"
 
 	"github.com/moby/moby/api/pkg/stdcopy"
-	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
+
+	"gantry/internal/client"
 )
 
 func newLogs(a *app) *cobra.Command {
-	o := client.ContainerLogsOptions{ShowStdout: true, ShowStderr: true}
+	o := client.LogsOptions{}
 	cmd := &cobra.Command{
 		Use: "logs [OPTIONS] CONTAINER", Short: "Fetch the logs of a container", Args: argsBetween(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.logs(cmd.Context(), args[0], o) },
@@ -25,21 +26,21 @@ func newLogs(a *app) *cobra.Command {
 	return cmd
 }
 
-func (a *app) logs(ctx context.Context, name string, o client.ContainerLogsOptions) error {
+func (a *app) logs(ctx context.Context, name string, o client.LogsOptions) error {
 	api, err := a.engine(ctx)
 	if err != nil {
 		return err
 	}
-	found, err := api.ContainerInspect(ctx, name, client.ContainerInspectOptions{})
+	found, _, err := api.ContainerInspect(ctx, name, false)
 	if err != nil {
 		return err
 	}
-	lines, err := api.ContainerLogs(ctx, found.Container.ID, o)
+	lines, err := api.ContainerLogs(ctx, found.ID, o)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = lines.Close() }()
-	if found.Container.Config != nil && found.Container.Config.Tty {
+	if found.Config != nil && found.Config.Tty {
 		_, err = io.Copy(a.out, lines)
 		return err
 	}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"io"
+	"iter"
 	"net"
 	"net/http"
 	"net/netip"
@@ -18,6 +20,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/jsonstream"
 
+	"gantry/internal/client"
 	"gantry/internal/detach"
 )
 
@@ -140,7 +143,7 @@ func TestProgress(t *testing.T) {
 {"stream":"Loaded image: x\n"}
 `
 	var plain bytes.Buffer
-	if err := showProgress(context.Background(), &plain, decodeMessages(strings.NewReader(stream))); err != nil {
+	if err := showProgress(context.Background(), &plain, messages(strings.NewReader(stream))); err != nil {
 		t.Fatal(err)
 	}
 	want := "latest: Pulling from x\nl1: Downloading\nl1: Pull complete\nStatus: done [2J\nLoaded image: x\n"
@@ -149,7 +152,7 @@ func TestProgress(t *testing.T) {
 	}
 	var screen bytes.Buffer
 	p := progress{out: &screen, terminal: true, width: 60, height: 24, lines: map[string]string{}}
-	for m, err := range decodeMessages(strings.NewReader(stream)) {
+	for m, err := range messages(strings.NewReader(stream)) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -172,11 +175,11 @@ func TestProgress(t *testing.T) {
 	if want := "a: x\nb: x\n\x1b[1A\r\x1b[2Kb: y\r\x1b[1B"; screen.String() != want {
 		t.Errorf("on two lines: %q, want %q", screen.String(), want)
 	}
-	err := showProgress(context.Background(), &plain, decodeMessages(strings.NewReader(`{"errorDetail":{"message":"denied"}}`)))
+	err := showProgress(context.Background(), &plain, messages(strings.NewReader(`{"errorDetail":{"message":"denied"}}`)))
 	if err == nil || err.Error() != "denied" {
 		t.Errorf("error %v, want denied", err)
 	}
-	if err := showProgress(context.Background(), &plain, decodeMessages(strings.NewReader(`{"status":`))); err == nil {
+	if err := showProgress(context.Background(), &plain, messages(strings.NewReader(`{"status":`))); err == nil {
 		t.Error("a truncated stream is no error")
 	}
 }
@@ -247,7 +250,7 @@ func TestTransferDetaches(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := hijack(context.Background(), api, "/containers/c1/attach", nil, nil)
+	conn, err := api.ContainerAttach(context.Background(), "c1", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,4 +261,8 @@ func TestTransferDetaches(t *testing.T) {
 	if got := <-received; got != "hi" {
 		t.Errorf("the container read %q", got)
 	}
+}
+
+func messages(r io.Reader) iter.Seq2[jsonstream.Message, error] {
+	return (&client.Messages{ReadCloser: io.NopCloser(r)}).All()
 }

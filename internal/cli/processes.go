@@ -11,7 +11,6 @@ import (
 	"text/tabwriter"
 
 	"github.com/moby/moby/api/types/network"
-	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 )
 
@@ -23,7 +22,7 @@ func newTop(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			found, err := api.ContainerTop(cmd.Context(), args[0], client.ContainerTopOptions{Arguments: args[1:]})
+			found, err := api.ContainerTop(cmd.Context(), args[0], args[1:])
 			if err != nil {
 				return err
 			}
@@ -48,12 +47,12 @@ func newPort(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			found, err := api.ContainerInspect(cmd.Context(), args[0], client.ContainerInspectOptions{})
+			found, _, err := api.ContainerInspect(cmd.Context(), args[0], false)
 			if err != nil {
 				return err
 			}
 			var ports network.PortMap
-			if settings := found.Container.NetworkSettings; settings != nil {
+			if settings := found.NetworkSettings; settings != nil {
 				ports = settings.Ports
 			}
 			return a.printPorts(args[0], ports, args[1:])

@@ -2,8 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -144,17 +142,4 @@ func clip(s string, width int) string {
 		return s
 	}
 	return string(runes[:width-1])
-}
-
-// decodeMessages reads a stream of JSON messages.
-func decodeMessages(in io.Reader) iter.Seq2[jsonstream.Message, error] {
-	return func(yield func(jsonstream.Message, error) bool) {
-		for dec := json.NewDecoder(in); ; {
-			var m jsonstream.Message
-			err := dec.Decode(&m)
-			if errors.Is(err, io.EOF) || !yield(m, err) || err != nil {
-				return
-			}
-		}
-	}
 }

@@ -8,8 +8,9 @@ import (
 	"strings"
 
 	"github.com/docker/go-units"
-	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
+
+	"gantry/internal/client"
 )
 
 // pruneOptions are the flags that the prune verbs share.
@@ -77,15 +78,15 @@ func (a *app) confirm(question string) bool {
 }
 
 func pruneContainers(ctx context.Context, api *client.Client, _ pruneOptions, f client.Filters) (pruned, error) {
-	done, err := api.ContainerPrune(ctx, client.ContainerPruneOptions{Filters: f})
-	return pruned{"Deleted Containers:", done.Report.ContainersDeleted, done.Report.SpaceReclaimed}, err
+	done, err := api.ContainerPrune(ctx, f)
+	return pruned{"Deleted Containers:", done.ContainersDeleted, done.SpaceReclaimed}, err
 }
 
 func pruneImages(ctx context.Context, api *client.Client, o pruneOptions, f client.Filters) (pruned, error) {
 	f.Add("dangling", fmt.Sprint(!o.all))
-	done, err := api.ImagePrune(ctx, client.ImagePruneOptions{Filters: f})
-	out := pruned{title: "Deleted Images:", freed: done.Report.SpaceReclaimed}
-	for _, item := range done.Report.ImagesDeleted {
+	done, err := api.ImagePrune(ctx, f)
+	out := pruned{title: "Deleted Images:", freed: done.SpaceReclaimed}
+	for _, item := range done.ImagesDeleted {
 		if item.Untagged != "" {
 			out.names = append(out.names, "untagged: "+item.Untagged)
 		}
@@ -97,13 +98,16 @@ func pruneImages(ctx context.Context, api *client.Client, o pruneOptions, f clie
 }
 
 func pruneVolumes(ctx context.Context, api *client.Client, o pruneOptions, f client.Filters) (pruned, error) {
-	done, err := api.VolumePrune(ctx, client.VolumePruneOptions{All: o.all, Filters: f})
-	return pruned{"Deleted Volumes:", done.Report.VolumesDeleted, done.Report.SpaceReclaimed}, err
+	if o.all {
+		f.Add("all", "true")
+	}
+	done, err := api.VolumePrune(ctx, f)
+	return pruned{"Deleted Volumes:", done.VolumesDeleted, done.SpaceReclaimed}, err
 }
 
 func pruneNetworks(ctx context.Context, api *client.Client, _ pruneOptions, f client.Filters) (pruned, error) {
-	done, err := api.NetworkPrune(ctx, client.NetworkPruneOptions{Filters: f})
-	return pruned{"Deleted Networks:", done.Report.NetworksDeleted, 0}, err
+	done, err := api.NetworkPrune(ctx, f)
+	return pruned{"Deleted Networks:", done.NetworksDeleted, 0}, err
 }
 
 func newContainerPrune(a *app) *cobra.Command {

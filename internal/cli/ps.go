@@ -11,8 +11,9 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
+
+	"gantry/internal/client"
 )
 
 type psOptions struct {
@@ -52,15 +53,15 @@ func (a *app) ps(ctx context.Context, o psOptions) error {
 	if o.latest && o.last == -1 {
 		o.last = 1
 	}
-	found, err := api.ContainerList(ctx, client.ContainerListOptions{
+	found, err := api.ContainerList(ctx, client.ListOptions{
 		All: o.all, Size: o.size || strings.Contains(o.format, ".Size"), Limit: max(o.last, 0), Filters: filters,
 	})
 	if err != nil {
 		return err
 	}
-	records := make([]record, len(found.Items))
-	for i := range found.Items {
-		records[i] = containerRecord(&found.Items[i], o.noTrunc)
+	records := make([]record, len(found))
+	for i := range found {
+		records[i] = containerRecord(&found[i], o.noTrunc)
 	}
 	columns := `{{.ID}}\t{{.Image}}\t{{.Command}}\t{{.RunningFor}}\t{{.Status}}\t{{.Ports}}\t{{.Names}}`
 	if o.size {

@@ -1,16 +1,16 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 
-	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/jsonstream"
-	"github.com/moby/moby/client"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/spf13/cobra"
+
+	"gantry/internal/client"
 )
 
 type pullOptions struct {
@@ -25,24 +25,24 @@ func newPull(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "pull [OPTIONS] NAME[:TAG|@DIGEST]", Short: "Download an image from a registry", Args: argsBetween(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			named, err := reference.ParseNormalizedNamed(args[0])
+			name, err := parseImageName(args[0])
 			switch {
 			case err != nil:
 				return err
-			case opts.all && !reference.IsNameOnly(named):
+			case opts.all && !name.bare():
 				return errors.New("tag can't be used with --all-tags/-a")
 			}
 			a.negotiate = true // what is printed first is printed once
 			opts.out = a.out
 			if quiet {
 				opts.out = io.Discard
-			} else if !opts.all && reference.IsNameOnly(named) {
+			} else if !opts.all && name.bare() {
 				a.println("Using default tag: latest")
 			}
 			if err := a.pull(cmd.Context(), args[0], opts); err != nil {
 				return err
 			}
-			a.println(reference.TagNameOnly(named).String())
+			a.println(name.withDefaultTag().full())
 			return nil
 		},
 	}
@@ -64,20 +64,25 @@ func (a *app) pull(ctx context.Context, image string, opts pullOptions) error {
 	if err != nil {
 		return err
 	}
-	request := client.ImagePullOptions{All: opts.all, RegistryAuth: auth}
+	name, err := parseImageName(image)
+	if err != nil {
+		return err
+	}
+	if !opts.all {
+		name = name.withDefaultTag()
+	}
 	platform, err := parsePlatform(opts.platform)
 	if err != nil {
 		return err
 	}
-	if platform != nil {
-		request.Platforms = []ocispec.Platform{*platform}
-	}
-	messages, err := api.ImagePull(ctx, image, request)
+	messages, err := api.ImagePull(ctx, client.PullOptions{
+		Name: name.repository(), Tag: cmp.Or(name.digest, name.tag), RegistryAuth: auth, Platform: platform,
+	})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = messages.Close() }()
-	if err := showProgress(ctx, opts.out, messages.JSONMessages(ctx)); err != nil {
+	if err := showProgress(ctx, opts.out, messages.All()); err != nil {
 		if told := new(jsonstream.Error); errors.As(err, &told) {
 			return err // the daemon says itself what it pulled
 		}

@@ -1,18 +1,11 @@
 package cli
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
-	"net"
-	"net/http"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
 	"gantry/internal/detach"
@@ -88,8 +81,7 @@ func (a *app) run(ctx context.Context, req *container.CreateRequest, opts runOpt
 		f.condition = container.WaitConditionRemoved
 	}
 	return a.follow(ctx, a.api, id, f, func() error {
-		_, err := a.api.ContainerStart(ctx, id, client.ContainerStartOptions{})
-		return err
+		return a.api.ContainerStart(ctx, id)
 	})
 }
 
@@ -99,7 +91,7 @@ func (a *app) runDetached(ctx context.Context, req *container.CreateRequest, opt
 	if err != nil {
 		return err
 	}
-	if _, err := a.api.ContainerStart(ctx, id, client.ContainerStartOptions{}); err != nil {
+	if err := a.api.ContainerStart(ctx, id); err != nil {
 		if req.HostConfig.AutoRemove {
 			removeUnstarted(ctx, a.api, id)
 		}
@@ -115,7 +107,7 @@ func (a *app) plan(ctx context.Context, req *container.CreateRequest, opts runOp
 	if _, err := a.engine(ctx); err != nil {
 		return err
 	}
-	text, err := withImage(ctx, a, req.Image, opts.createOptions, func() ([]byte, error) { return a.askPlan(ctx, req) })
+	text, err := withImage(ctx, a, req.Image, opts.createOptions, func() ([]byte, error) { return a.api.ContainerPlan(ctx, req) })
 	switch {
 	case errdefs.IsNotFound(err) && !imageMissing(err):
 		return errors.New("this engine cannot print plans: it has no /gantry/plan")
@@ -124,30 +116,4 @@ func (a *app) plan(ctx context.Context, req *container.CreateRequest, opts runOp
 	}
 	_, err = a.out.Write(text)
 	return err
-}
-
-func (a *app) askPlan(ctx context.Context, req *container.CreateRequest) ([]byte, error) {
-	body, err := json.Marshal(req)
-	if err != nil {
-		return nil, err
-	}
-	post, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+client.DummyHost+"/gantry/plan", bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	post.Header.Set("Content-Type", "application/json")
-	dial := a.api.Dialer()
-	transport := &http.Transport{
-		DisableKeepAlives: true,
-		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
-	}
-	resp, err := transport.RoundTrip(post)
-	if err != nil {
-		return nil, fmt.Errorf("ask for the plan: %w", err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != http.StatusOK {
-		return nil, responseError(resp)
-	}
-	return io.ReadAll(resp.Body)
 }

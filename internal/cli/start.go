@@ -10,8 +10,9 @@ import (
 	"sync"
 
 	"github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
+
+	"gantry/internal/client"
 )
 
 func newStart(a *app) *cobra.Command {
@@ -29,7 +30,7 @@ func newStart(a *app) *cobra.Command {
 			var mu sync.Mutex
 			failed := map[string]bool{}
 			err := a.each(cmd.Context(), args, func(ctx context.Context, api *client.Client, name string) error {
-				_, err := api.ContainerStart(ctx, name, client.ContainerStartOptions{})
+				err := api.ContainerStart(ctx, name)
 				if err != nil {
 					mu.Lock()
 					failed[name] = true
@@ -56,11 +57,10 @@ func (a *app) startAttached(ctx context.Context, name string, out, in, sigProxy 
 	if err != nil {
 		return err
 	}
-	found, err := api.ContainerInspect(ctx, name, client.ContainerInspectOptions{})
+	c, _, err := api.ContainerInspect(ctx, name, false)
 	if err != nil {
 		return err
 	}
-	c := found.Container
 	if c.Config == nil || c.HostConfig == nil {
 		return fmt.Errorf("the engine's description of container %s lacks its configuration", name)
 	}
@@ -74,7 +74,6 @@ func (a *app) startAttached(ctx context.Context, name string, out, in, sigProxy 
 		f.condition = container.WaitConditionRemoved
 	}
 	return a.follow(ctx, api, c.ID, f, func() error {
-		_, err := api.ContainerStart(ctx, c.ID, client.ContainerStartOptions{})
-		return err
+		return api.ContainerStart(ctx, c.ID)
 	})
 }

@@ -2,10 +2,8 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"sync"
 	"time"
@@ -13,8 +11,9 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
+
+	"gantry/internal/client"
 )
 
 type statsOptions struct {
@@ -56,11 +55,11 @@ func (a *app) stats(ctx context.Context, names []string, o statsOptions) error {
 	for {
 		round := names
 		if len(names) == 0 {
-			found, err := api.ContainerList(ctx, client.ContainerListOptions{All: o.all})
+			found, err := api.ContainerList(ctx, client.ListOptions{All: o.all})
 			if err != nil {
 				return err
 			}
-			for _, c := range found.Items {
+			for _, c := range found {
 				round = append(round, c.ID)
 			}
 		}
@@ -104,16 +103,11 @@ func sampleAll(ctx context.Context, api *client.Client, names []string, full boo
 }
 
 func sample(ctx context.Context, api *client.Client, name string, full bool) (record, error) {
-	answer, err := api.ContainerStats(ctx, name, client.ContainerStatsOptions{IncludePreviousSample: true})
+	s, err := api.ContainerStats(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = answer.Body.Close() }()
-	var s container.StatsResponse
-	if err := json.NewDecoder(io.LimitReader(answer.Body, 1<<20)).Decode(&s); err != nil {
-		return nil, fmt.Errorf("statistics of container %s: %w", name, err)
-	}
-	return statsRecord(name, &s, full), nil
+	return statsRecord(name, s, full), nil
 }
 
 func statsRecord(name string, s *container.StatsResponse, full bool) record {

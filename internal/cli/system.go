@@ -10,16 +10,16 @@ import (
 
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/system"
-	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 
+	"gantry/internal/client"
 	"gantry/internal/version"
 )
 
 // versions is what {{.}} is in version --format.
 type versions struct {
 	Client clientVersion
-	Server *client.ServerVersionResult
+	Server *system.VersionResponse
 }
 
 type clientVersion struct {
@@ -43,9 +43,10 @@ func (a *app) version(ctx context.Context, format string) error {
 	}}
 	api, err := a.engine(ctx)
 	if err == nil {
-		var server client.ServerVersionResult
-		if server, err = api.ServerVersion(ctx, client.ServerVersionOptions{}); err == nil {
-			v.Server, v.Client.APIVersion = &server, api.ClientVersion()
+		if v.Server, err = api.ServerVersion(ctx); err == nil {
+			v.Client.APIVersion = api.Version()
+		} else {
+			v.Server = nil
 		}
 	}
 	if tooNew(err) {
@@ -97,14 +98,14 @@ func newInfo(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			found, err := api.Info(cmd.Context(), client.InfoOptions{})
+			found, err := api.Info(cmd.Context())
 			if err != nil {
 				return err
 			}
 			if format != "" {
-				return a.showFormat(found.Info, format)
+				return a.showFormat(found, format)
 			}
-			a.showInfo(&found.Info)
+			a.showInfo(found)
 			return nil
 		},
 	}
@@ -170,10 +171,11 @@ func (a *app) diskUsage(ctx context.Context, format string) error {
 	if err != nil {
 		return err
 	}
-	u, err := api.DiskUsage(ctx, client.DiskUsageOptions{Containers: true, Images: true, Volumes: true})
+	u, err := api.DiskUsage(ctx)
 	if err != nil {
 		return err
 	}
+	images, containers, volumes := orZero(u.ImageUsage), orZero(u.ContainerUsage), orZero(u.VolumeUsage)
 	row := func(kind string, total, active, size, reclaimable int64) record {
 		free := humanSize(reclaimable)
 		if size > 0 {
@@ -185,8 +187,15 @@ func (a *app) diskUsage(ctx context.Context, format string) error {
 		headings: headings{"Type": "TYPE", "TotalCount": "TOTAL", "Active": "ACTIVE", "Size": "SIZE", "Reclaimable": "RECLAIMABLE"},
 		table:    `{{.Type}}\t{{.TotalCount}}\t{{.Active}}\t{{.Size}}\t{{.Reclaimable}}`, id: "Type",
 	}, format, false, []record{
-		row("Images", u.Images.TotalCount, u.Images.ActiveCount, u.Images.TotalSize, u.Images.Reclaimable),
-		row("Containers", u.Containers.TotalCount, u.Containers.ActiveCount, u.Containers.TotalSize, u.Containers.Reclaimable),
-		row("Local Volumes", u.Volumes.TotalCount, u.Volumes.ActiveCount, u.Volumes.TotalSize, u.Volumes.Reclaimable),
+		row("Images", images.TotalCount, images.ActiveCount, images.TotalSize, images.Reclaimable),
+		row("Containers", containers.TotalCount, containers.ActiveCount, containers.TotalSize, containers.Reclaimable),
+		row("Local Volumes", volumes.TotalCount, volumes.ActiveCount, volumes.TotalSize, volumes.Reclaimable),
 	})
+}
+
+func orZero[T any](p *T) T {
+	if p == nil {
+		return *new(T)
+	}
+	return *p
 }

@@ -5,8 +5,9 @@ import (
 	"errors"
 
 	"github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
+
+	"gantry/internal/client"
 )
 
 func newUpdate(a *app) *cobra.Command {
@@ -39,8 +40,8 @@ func newUpdate(a *app) *cobra.Command {
 			return err
 		}
 		return a.each(cmd.Context(), args, func(ctx context.Context, api *client.Client, name string) error {
-			done, err := api.ContainerUpdate(ctx, name, client.ContainerUpdateOptions{Resources: resources, RestartPolicy: policy})
-			for _, warning := range done.Warnings {
+			warnings, err := api.ContainerUpdate(ctx, name, container.UpdateConfig{Resources: *resources, RestartPolicy: *policy})
+			for _, warning := range warnings {
 				a.warnf("WARNING: %s\n", warning)
 			}
 			return err

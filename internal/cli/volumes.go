@@ -5,12 +5,14 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/moby/moby/client"
+	"github.com/moby/moby/api/types/volume"
 	"github.com/spf13/cobra"
+
+	"gantry/internal/client"
 )
 
 func newVolumeCreate(a *app) *cobra.Command {
-	var o client.VolumeCreateOptions
+	var o volume.CreateRequest
 	var labels, opts []string
 	cmd := &cobra.Command{
 		Use: "create [OPTIONS] [VOLUME]", Short: "Create a volume", Args: argsBetween(0, 1),
@@ -27,7 +29,7 @@ func newVolumeCreate(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			a.println(created.Volume.Name)
+			a.println(created.Name)
 			return nil
 		},
 	}
@@ -62,15 +64,15 @@ func (a *app) volumes(ctx context.Context, filterFlags []string, format string, 
 	if err != nil {
 		return err
 	}
-	found, err := api.VolumeList(ctx, client.VolumeListOptions{Filters: filters})
+	found, err := api.VolumeList(ctx, filters)
 	if err != nil {
 		return err
 	}
 	for _, warning := range found.Warnings {
 		a.warnf("WARNING: %s\n", warning)
 	}
-	records := make([]record, len(found.Items))
-	for i, v := range found.Items {
+	records := make([]record, len(found.Volumes))
+	for i, v := range found.Volumes {
 		records[i] = record{
 			labelsKey: v.Labels, "Name": v.Name, "Driver": v.Driver, "Scope": v.Scope, "Mountpoint": v.Mountpoint,
 			"Labels": labelText(v.Labels), "Links": "N/A", "Size": "N/A", "Availability": "N/A", "Group": "N/A", "Status": "N/A",
@@ -89,7 +91,7 @@ func newVolumeRm(a *app) *cobra.Command {
 	var force bool
 	cmd := eachCommand(a, "rm [OPTIONS] VOLUME [VOLUME...]", "Remove one or more volumes",
 		func(ctx context.Context, api *client.Client, name string) error {
-			_, err := api.VolumeRemove(ctx, name, client.VolumeRemoveOptions{Force: force})
+			err := api.VolumeRemove(ctx, name, force)
 			if force && errdefs.IsNotFound(err) {
 				return nil
 			}
@@ -125,12 +127,12 @@ func (a *app) networks(ctx context.Context, filterFlags []string, format string,
 	if err != nil {
 		return err
 	}
-	found, err := api.NetworkList(ctx, client.NetworkListOptions{Filters: filters})
+	found, err := api.NetworkList(ctx, filters)
 	if err != nil {
 		return err
 	}
-	records := make([]record, len(found.Items))
-	for i, n := range found.Items {
+	records := make([]record, len(found))
+	for i, n := range found {
 		records[i] = record{
 			labelsKey: n.Labels, "ID": n.ID, "Name": n.Name, "Driver": n.Driver, "Scope": n.Scope, "Labels": labelText(n.Labels),
 			"IPv4": n.EnableIPv4, "IPv6": n.EnableIPv6, "Internal": n.Internal, "CreatedAt": n.Created.String(),
