@@ -219,7 +219,6 @@ func TestRootIsCutOff(t *testing.T) {
 		t.Errorf("the container's mounts are on the host:\n%s", after)
 	}
 	b.end(t, c, p)
-	p.Pidfd.Close()
 }
 
 // TestIDMappedMounts: files of the host's ids are the container's, in both directions.

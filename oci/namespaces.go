@@ -68,7 +68,7 @@ func (b *builder) namespaces() error {
 	if b.isNew(specs.NetworkNamespace) {
 		b.loopback()
 	}
-	return nil
+	return b.netDevices()
 }
 
 // namespacesAtOnce makes the new ones with the process. The cgroup namespace waits until the process is in its cgroup,

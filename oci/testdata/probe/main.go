@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -70,6 +71,12 @@ func main() {
 			}
 			link, _ := os.Readlink(file)
 			fmt.Printf("%s %#o %d:%d %d %s\n", file, st.Mode, st.Uid, st.Gid, st.Rdev, link)
+		}
+	case "interfaces": // name, up or down, addresses
+		list, _ := net.Interfaces()
+		for _, i := range list {
+			addresses, _ := i.Addrs()
+			fmt.Println(i.Name, strings.Split(i.Flags.String(), "|")[0], addresses)
 		}
 	case "fds":
 		for n := range 64 {
