@@ -23,7 +23,7 @@ func ip(t *testing.T, args ...string) string {
 // hostDevice makes an interface of the host with addresses.
 func hostDevice(t *testing.T, suffix string) string {
 	t.Helper()
-	name := fmt.Sprintf("gm%s%d", suffix, os.Getpid()%100000)
+	name := fmt.Sprintf("gm%s%d", suffix, os.Getpid()%10000)
 	ip(t, "link", "add", name, "type", "veth", "peer", "name", name+"p")
 	t.Cleanup(func() { _ = exec.Command("ip", "link", "del", name).Run() }) // as a rule it went with the container
 	ip(t, "addr", "add", "192.0.2.7/25", "dev", name)
@@ -45,7 +45,7 @@ func TestNetDevices(t *testing.T) {
 				b.spec.Linux.CgroupsPath += "-b"
 				b.spec.Linux.Namespaces[1].Path = fmt.Sprintf("/proc/%d/ns/net", pid)
 			}
-			renamed, kept := hostDevice(t, "a"), hostDevice(t, "b")
+			renamed, kept := hostDevice(t, "a"+kind[:1]), hostDevice(t, "b"+kind[:1])
 			b.spec.Linux.NetDevices = map[string]specs.LinuxNetDevice{renamed: {Name: "eth7"}, kept: {}}
 			text, _ := b.output(t)
 			for _, name := range []string{"eth7", kept} {
