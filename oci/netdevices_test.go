@@ -20,10 +20,13 @@ func ip(t *testing.T, args ...string) string {
 	return string(out)
 }
 
-// hostDevice makes an interface of the host with addresses.
-func hostDevice(t *testing.T, suffix string) string {
+var hostDevices int
+
+// hostDevice makes an interface of the host with addresses. Its name is new: a namespace's interfaces go some time after it.
+func hostDevice(t *testing.T) string {
 	t.Helper()
-	name := fmt.Sprintf("gm%s%d", suffix, os.Getpid()%10000)
+	hostDevices++
+	name := fmt.Sprintf("gm%dx%d", os.Getpid()%100000, hostDevices)
 	ip(t, "link", "add", name, "type", "veth", "peer", "name", name+"p")
 	t.Cleanup(func() { _ = exec.Command("ip", "link", "del", name).Run() }) // as a rule it went with the container
 	ip(t, "addr", "add", "192.0.2.7/25", "dev", name)
@@ -45,7 +48,7 @@ func TestNetDevices(t *testing.T) {
 				b.spec.Linux.CgroupsPath += "-b"
 				b.spec.Linux.Namespaces[1].Path = fmt.Sprintf("/proc/%d/ns/net", pid)
 			}
-			renamed, kept := hostDevice(t, "a"+kind[:1]), hostDevice(t, "b"+kind[:1])
+			renamed, kept := hostDevice(t), hostDevice(t)
 			b.spec.Linux.NetDevices = map[string]specs.LinuxNetDevice{renamed: {Name: "eth7"}, kept: {}}
 			text, _ := b.output(t)
 			for _, name := range []string{"eth7", kept} {
@@ -62,7 +65,7 @@ func TestNetDevices(t *testing.T) {
 }
 
 func TestNetDevicesRefused(t *testing.T) {
-	first, second := hostDevice(t, "c"), hostDevice(t, "d")
+	first, second := hostDevice(t), hostDevice(t)
 	for name, c := range map[string]struct {
 		list map[string]specs.LinuxNetDevice
 		want string
