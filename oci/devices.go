@@ -107,24 +107,55 @@ func (b *builder) device(d specs.LinuxDevice) error {
 	if !known {
 		return fmt.Errorf("config.json: linux.devices: %s: type %q, want c, b, u or p", d.Path, d.Type)
 	}
-	if b.inUserNamespace() && d.Type != "p" {
-		fd := spawn.FD{Name: d.Path}
-		if !b.dry {
-			num, err := cloneTree(d.Path, false)
-			if err != nil {
-				return fmt.Errorf("config.json: linux.devices: %s: %w", d.Path, err)
-			}
-			fd = b.fd(num, d.Path)
-		}
-		b.attach(fd, d.Path, false)
-		return nil
+	if !filepath.IsAbs(d.Path) || filepath.Clean(d.Path) == "/" {
+		return fmt.Errorf("config.json: linux.devices: path %q must be that of a file, from the root", d.Path)
 	}
+	if b.inUserNamespace() && d.Type != "p" {
+		return b.bindDevice(d, kind)
+	}
+	b.makeNode(d, kind)
+	return nil
+}
+
+// bindDevice binds the host's device of the same name, if it is the one that is meant.
+func (b *builder) bindDevice(d specs.LinuxDevice, kind uint32) error {
+	fd := spawn.FD{Name: d.Path}
+	if !b.dry {
+		num, err := cloneTree(d.Path, false)
+		if err != nil {
+			return fmt.Errorf("config.json: linux.devices: %s: %w", d.Path, err)
+		}
+		fd = b.fd(num, d.Path)
+		var st unix.Stat_t
+		if err := unix.Fstat(num, &st); err != nil {
+			return fmt.Errorf("config.json: linux.devices: %s: %w", d.Path, err)
+		}
+		if st.Mode&unix.S_IFMT != kind || st.Rdev != unix.Mkdev(uint32(d.Major), uint32(d.Minor)) {
+			return fmt.Errorf("config.json: linux.devices: a user namespace gets the host's %s, but that is not device %s %d:%d", d.Path, d.Type, d.Major, d.Minor)
+		}
+	}
+	b.attach(fd, d.Path, false)
+	return nil
+}
+
+// makeNode makes a device in place of whatever the image has under its name. What config.json mounted there stays.
+func (b *builder) makeNode(d specs.LinuxDevice, kind uint32) {
 	mode := uint32(defaultDeviceMode)
 	if d.FileMode != nil {
 		mode = uint32(d.FileMode.Perm())
 	}
-	b.makeNode(d.Path, kind|mode, unix.Mkdev(uint32(d.Major), uint32(d.Minor)))
+	path, number := filepath.Clean(d.Path), unix.Mkdev(uint32(d.Major), uint32(d.Minor))
+	dir, name := filepath.Dir(path), filepath.Base(path)
+	if dir != "/dev" && dir != "/" {
+		b.mkdirs(dir)
+	}
+	b.resolve("open directory "+dir, dir, unix.O_PATH|unix.O_DIRECTORY)
+	b.add("make way for device "+path, unix.SYS_UNLINKAT, spawn.Of(slotScratch), spawn.Str(name), spawn.Int(0)).Ignore = []unix.Errno{unix.ENOENT, unix.EBUSY, unix.EROFS}
+	s := b.add("make device "+path, unix.SYS_MKNODAT, spawn.Of(slotScratch), spawn.Str(name), spawn.Flags(uint64(kind|mode), fmt.Sprintf("%#o", kind|mode)),
+		spawn.Flags(number, fmt.Sprintf("%d:%d", unix.Major(number), unix.Minor(number))))
+	s.Ignore = []unix.Errno{unix.EEXIST}
 	if d.UID != nil || d.GID != nil {
+		s.Else = 1 // what is mounted there is not ours to give
 		uid, gid := 0, 0
 		if d.UID != nil {
 			uid = int(*d.UID)
@@ -132,20 +163,8 @@ func (b *builder) device(d specs.LinuxDevice) error {
 		if d.GID != nil {
 			gid = int(*d.GID)
 		}
-		b.add(fmt.Sprintf("give %s to %d:%d", d.Path, uid, gid), unix.SYS_FCHOWNAT, spawn.Int(unix.AT_FDCWD), spawn.Str(d.Path), spawn.Int(uid), spawn.Int(gid), spawn.Int(0))
+		b.add(fmt.Sprintf("give %s to %d:%d", path, uid, gid), unix.SYS_FCHOWNAT, spawn.Of(slotScratch), spawn.Str(name), spawn.Int(uid), spawn.Int(gid),
+			spawn.Flags(unix.AT_SYMLINK_NOFOLLOW, "AT_SYMLINK_NOFOLLOW"))
 	}
-	return nil
-}
-
-// makeNode makes a device in place of whatever the image has under its name. What config.json mounted there stays.
-func (b *builder) makeNode(path string, mode uint32, number uint64) {
-	dir, name := filepath.Dir(path), filepath.Base(path)
-	if dir != "/dev" {
-		b.mkdirs(dir)
-	}
-	b.resolve("open directory "+dir, dir, unix.O_PATH|unix.O_DIRECTORY)
-	b.add("make way for device "+path, unix.SYS_UNLINKAT, spawn.Of(slotScratch), spawn.Str(name), spawn.Int(0)).Ignore = []unix.Errno{unix.ENOENT, unix.EBUSY, unix.EROFS}
-	b.add("make device "+path, unix.SYS_MKNODAT, spawn.Of(slotScratch), spawn.Str(name), spawn.Flags(uint64(mode), fmt.Sprintf("%#o", mode)),
-		spawn.Flags(number, fmt.Sprintf("%d:%d", unix.Major(number), unix.Minor(number)))).Ignore = []unix.Errno{unix.EEXIST}
 	b.release(dir)
 }

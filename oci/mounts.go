@@ -144,19 +144,10 @@ func (b *builder) fileSystemData(m specs.Mount, o mountOptions) string {
 
 // modeOf is the mode of a directory in the image, unless something is mounted above it.
 func (b *builder) modeOf(path string) (mode uint32, found bool) {
-	for _, m := range b.spec.Mounts {
-		at := filepath.Clean("/" + m.Destination)
-		if at == path {
-			break
-		}
-		if strings.HasPrefix(path, at+"/") {
-			return 0, false
-		}
-	}
-	if b.dry {
+	if b.dry || b.isBelowMount(path) {
 		return 0, false
 	}
-	fd, err := unix.Openat2(b.root.Num, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
+	fd, err := b.openInImage(path, unix.O_DIRECTORY)
 	if err != nil {
 		return 0, false // it is made
 	}
@@ -168,6 +159,69 @@ func (b *builder) modeOf(path string) (mode uint32, found bool) {
 	return st.Mode & 0o7777, true
 }
 
+// isBelowMount tells that a path is not the image's when it is mounted on: something is mounted above it by then.
+func (b *builder) isBelowMount(path string) bool {
+	for _, m := range b.spec.Mounts {
+		at := filepath.Clean("/" + m.Destination)
+		if at == path {
+			return false
+		}
+		if strings.HasPrefix(path, at+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+// openInImage opens a path of the root before anything is mounted in it.
+func (b *builder) openInImage(path string, flags uint64) (int, error) {
+	return unix.Openat2(b.root.Num, path, &unix.OpenHow{Flags: flags | unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
+}
+
+// throughLinks is what a path of the image comes to that leads over links to what is not there, so that it can be made.
+// It is a convenience: the process itself resolves what it gets, without leaving its root.
+func (b *builder) throughLinks(path string) string {
+	if b.dry || b.isBelowMount(path) {
+		return path
+	}
+	if fd, err := b.openInImage(path, 0); err != unix.ENOENT {
+		if err == nil {
+			_ = unix.Close(fd)
+		}
+		return path
+	}
+	const mostLinks = 40 // the kernel's limit; see path_resolution(7)
+	at, parts, links := "/", strings.Split(path, "/"), 0
+	for len(parts) > 0 {
+		next := filepath.Join(at, parts[0])
+		parts = parts[1:]
+		link, isLink := b.linkInImage(next)
+		if !isLink {
+			at = next
+			continue
+		}
+		if links++; links > mostLinks {
+			return path
+		}
+		if filepath.IsAbs(link) {
+			at = "/"
+		}
+		parts = append(strings.Split(link, "/"), parts...)
+	}
+	return at
+}
+
+func (b *builder) linkInImage(path string) (string, bool) {
+	fd, err := b.openInImage(path, unix.O_NOFOLLOW)
+	if err != nil {
+		return "", false
+	}
+	defer unix.Close(fd)
+	buf := make([]byte, unix.PathMax)
+	n, err := unix.Readlinkat(fd, "", buf)
+	return string(buf[:max(n, 0)]), err == nil
+}
+
 // target opens a mount point, which is made if it is missing: the descriptor is in the scratch slot. It may not be in a
 // proc file system, whatever links lead to it, unless its name says so (see checkProcMount).
 func (b *builder) target(path string, directory bool, resolve uint64) {
@@ -177,6 +231,9 @@ func (b *builder) target(path string, directory bool, resolve uint64) {
 	}
 	if resolve&unix.RESOLVE_NO_SYMLINKS != 0 {
 		name = path + " must be a directory, not a link"
+	}
+	if resolve == 0 {
+		path = b.throughLinks(path)
 	}
 	at := len(b.plan.Steps)
 	b.resolveHow(name, path, flags, resolve).Ignore = []unix.Errno{unix.ENOENT}

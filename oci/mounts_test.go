@@ -329,6 +329,9 @@ func TestMountPoints(t *testing.T) {
 		{"/out/at", "dir", "/host/at/file", "bound"},
 		{"/up/etc/x", "dir", "/etc/x/file", "bound"},
 		{"/dangling", "single", "/nowhere", "one"},
+		{"/lost", "dir", "/made/by/link/file", "bound"},
+		{"/lost/deeper", "dir", "/made/by/link/deeper/file", "bound"},
+		{"/lostup/x", "dir", "/made2/x/file", "bound"},
 		{"/chain", "dir", "/etc/chained/file", "bound"},
 		{"/a/../b", "dir", "/b/file", "bound"},
 		{"/../../c", "dir", "/c/file", "bound"},
@@ -337,7 +340,7 @@ func TestMountPoints(t *testing.T) {
 			b := newBundle(t, "cat", c.see)
 			writeTree(t, b.dir+"/rootfs", map[string]string{
 				"host/": "", "out": "->" + "../../../../../../host", "up": "->../../../../../../..", "dangling": "->/nowhere",
-				"chain": "->link2", "link2": "->/etc/chained", "etc/chained/": "",
+				"lost": "->/made/by/link", "etc/lostup": "->../../../made2", "lostup": "->etc/lostup", "chain": "->link2", "link2": "->/etc/chained", "etc/chained/": "",
 			})
 			b.spec.Mounts = append(b.spec.Mounts, specs.Mount{Destination: c.destination, Type: "bind", Source: filepath.Join(host, c.source), Options: []string{"bind"}})
 			if text, _ := b.output(t); text != c.want {
