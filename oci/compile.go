@@ -36,8 +36,6 @@ func validate(spec *specs.Spec) error {
 		return fmt.Errorf("config.json: process.cwd %q must be an absolute path", spec.Process.Cwd)
 	case spec.Linux == nil:
 		return errors.New("config.json: linux must be set")
-	case len(spec.Linux.NetDevices) > 0:
-		return errors.New("config.json: linux.netDevices: moving network devices is not supported")
 	}
 	seen := map[specs.LinuxNamespaceType]bool{}
 	for i, n := range spec.Linux.Namespaces {

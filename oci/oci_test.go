@@ -189,9 +189,9 @@ type report struct {
 	NS                                               map[string]string
 }
 
-func (b *bundle) report(t *testing.T) report {
+func (b *bundle) report(t *testing.T, change ...func(*CreateOptions)) report {
 	t.Helper()
-	text, code := b.output(t)
+	text, code := b.output(t, change...)
 	var r report
 	if err := json.Unmarshal([]byte(text), &r); err != nil || code != 0 {
 		t.Fatalf("exit %d: %v: %s", code, err, text)

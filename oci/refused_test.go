@@ -26,12 +26,3 @@ func TestLongPaths(t *testing.T) {
 		}
 	}
 }
-
-// TestNetDevices: what is not done is not passed over in silence.
-func TestNetDevices(t *testing.T) {
-	b := newBundle(t)
-	b.spec.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth9": {}}
-	if _, err := Compile(b.dir, b.spec, nil); err == nil || !strings.Contains(err.Error(), "linux.netDevices") {
-		t.Errorf("got %v", err)
-	}
-}
