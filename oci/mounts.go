@@ -232,6 +232,7 @@ func (b *builder) target(path string, directory bool, resolve uint64) {
 	if resolve&unix.RESOLVE_NO_SYMLINKS != 0 {
 		name = path + " must be a directory, not a link"
 	}
+	named := path // checkProcMount has seen this one
 	if resolve == 0 {
 		path = b.throughLinks(path)
 	}
@@ -244,7 +245,7 @@ func (b *builder) target(path string, directory bool, resolve uint64) {
 	}
 	b.resolveHow(name, path, flags, resolve)
 	b.plan.Steps[at].Skip = len(b.plan.Steps) - at - 1
-	if path != "/proc" && !strings.HasPrefix(path, "/proc/") {
+	if named != "/proc" && !strings.HasPrefix(named, "/proc/") {
 		found := bytesOf(new(unix.Statfs_t))
 		b.add(path+" must not lead into a proc file system", unix.SYS_FSTATFS, spawn.Of(slotScratch), spawn.Bytes(found, "buffer")).
 			Refuse = spawn.Refusal{Buffer: found, Value: unix.PROC_SUPER_MAGIC}
