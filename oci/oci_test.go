@@ -610,8 +610,10 @@ func TestBadInput(t *testing.T) {
 		"no args":         {func(s *specs.Spec) { s.Process.Args = nil }, "process.args"},
 		"no linux":        {func(s *specs.Spec) { s.Linux = nil }, "linux must be set"},
 		"relative cwd":    {func(s *specs.Spec) { s.Process.Cwd = "x" }, "absolute"},
-		"missing cwd": {func(s *specs.Spec) { s.Process.Cwd, s.Root.Readonly = "/no/such", true },
-			`chdir to cwd ("/no/such") set in config.json failed: no such file or directory`},
+		"missing cwd": {
+			func(s *specs.Spec) { s.Process.Cwd, s.Root.Readonly = "/no/such", true },
+			`chdir to cwd ("/no/such") set in config.json failed: no such file or directory`,
+		},
 		"unknown rlimit":    {func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_FUN"}} }, "RLIMIT_FUN"},
 		"host's sysctl":     {func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.panic": "1"} }, "kernel.panic"},
 		"unknown namespace": {func(s *specs.Spec) { s.Linux.Namespaces[0].Type = "dream" }, "dream"},

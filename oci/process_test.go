@@ -105,10 +105,14 @@ func TestAttributes(t *testing.T) {
 		change func(*specs.Spec)
 		want   map[string]any
 	}{
-		"batch": {func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch, Nice: 7} },
-			map[string]any{"scheduler": "3 nice 7 priority 0"}},
-		"other": {func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Nice: -5} },
-			map[string]any{"scheduler": "0 nice -5 priority 0"}},
+		"batch": {
+			func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch, Nice: 7} },
+			map[string]any{"scheduler": "3 nice 7 priority 0"},
+		},
+		"other": {
+			func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedOther, Nice: -5} },
+			map[string]any{"scheduler": "0 nice -5 priority 0"},
+		},
 		"idle": {
 			func(s *specs.Spec) { s.Process.Scheduler = &specs.Scheduler{Policy: specs.SchedIdle} },
 			map[string]any{"scheduler": "5 nice 0 priority 0"},
@@ -122,8 +126,10 @@ func TestAttributes(t *testing.T) {
 		}, map[string]any{"ioprio": "1 1"}},
 		"32 bit": {func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux32} }, map[string]any{"personality": "8"}},
 		"64 bit": {func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{Domain: specs.PerLinux} }, map[string]any{"personality": "0"}},
-		"bind memory": {func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0"} },
-			map[string]any{"mempolicy": "0x2 1 0"}},
+		"bind memory": {
+			func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0"} },
+			map[string]any{"mempolicy": "0x2 1 0"},
+		},
 		"interleave memory": {func(s *specs.Spec) {
 			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolInterleave, Nodes: "0-0", Flags: []specs.MemoryPolicyFlagType{specs.MpolFStaticNodes}}
 		}, map[string]any{"mempolicy": "0x8003 1 0"}},
@@ -143,8 +149,10 @@ func TestAttributes(t *testing.T) {
 			s.Process.Capabilities = &specs.LinuxCapabilities{Bounding: c, Effective: c, Permitted: c, Inheritable: c, Ambient: c}
 		}, map[string]any{"CapInh": "0000000000000020", "CapPrm": "0000000000000020", "CapEff": "0000000000000020", "CapAmb": "0000000000000020"}},
 		// CVE-2022-29162 and its kin: a user who is not root has no capability but ambient ones.
-		"not root": {func(s *specs.Spec) { s.Process.User.UID = 1000 },
-			map[string]any{"CapInh": "0000000000000000", "CapPrm": "0000000000000000", "CapEff": "0000000000000000", "CapAmb": "0000000000000000", "CapBnd": "0000000000002021"}},
+		"not root": {
+			func(s *specs.Spec) { s.Process.User.UID = 1000 },
+			map[string]any{"CapInh": "0000000000000000", "CapPrm": "0000000000000000", "CapEff": "0000000000000000", "CapAmb": "0000000000000000", "CapBnd": "0000000000002021"},
+		},
 		"no capabilities":  {func(s *specs.Spec) { s.Process.Capabilities = nil }, map[string]any{"CapEff": "0000000000000000", "CapBnd": "0000000000000000"}},
 		"directory":        {func(s *specs.Spec) { s.Process.Cwd = "/made/by/../runtime" }, map[string]any{"cwd": "/made/runtime"}},
 		"closed directory": {func(s *specs.Spec) { s.Process.User.UID, s.Process.Cwd = 1000, "/closed/inner" }, map[string]any{"Uid": "1000\t1000\t1000\t1000"}},

@@ -129,8 +129,17 @@ func (m *memoryMap) read() error {
 		number int
 		value  *uint64
 	}{
-		{26, &m.startCode}, {27, &m.endCode}, {28, &m.startStack}, {45, &m.startData}, {46, &m.endData}, {47, &m.startBrk}, {47, &m.brk},
-		{48, &m.argStart}, {49, &m.argEnd}, {50, &m.envStart}, {51, &m.envEnd},
+		{26, &m.startCode},
+		{27, &m.endCode},
+		{28, &m.startStack},
+		{45, &m.startData},
+		{46, &m.endData},
+		{47, &m.startBrk},
+		{47, &m.brk},
+		{48, &m.argStart},
+		{49, &m.argEnd},
+		{50, &m.envStart},
+		{51, &m.envEnd},
 	} {
 		const first = 3 // behind the name
 		if len(f) <= field.number-first {

@@ -29,8 +29,10 @@ func TestImageNames(t *testing.T) {
 			t.Errorf("%s: got %+v, want %s", s, got, want)
 		}
 	}
-	for _, s := range []string{"", "X", "x:", "/x", "x/", "a//b", "x@y", "x@sha256:12", "x y", "r.example/", "x:a/b", "r.example/X",
-		"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"} {
+	for _, s := range []string{
+		"", "X", "x:", "/x", "x/", "a//b", "x@y", "x@sha256:12", "x y", "r.example/", "x:a/b", "r.example/X",
+		"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+	} {
 		if _, err := reference.ParseNormalizedNamed(s); err == nil {
 			t.Fatalf("%q is valid after all", s)
 		}
