@@ -68,7 +68,7 @@ func address[T any](p *T) uint64 { return uint64(uintptr(unsafe.Pointer(p))) }
 
 // attachment is what BPF_PROG_ATTACH and BPF_PROG_DETACH read.
 type attachment struct {
-	target, program, kind, flags, replaced uint32
+	target, program, kind, flags uint32
 }
 
 func attachFilter(dir, program *os.File) error {

@@ -268,7 +268,8 @@ func harmless(b *bundle, s *specs.Spec) bool {
 		return true
 	}
 	for _, list := range [][]specs.Hook{
-		s.Hooks.Prestart, s.Hooks.CreateRuntime, s.Hooks.CreateContainer, s.Hooks.StartContainer, s.Hooks.Poststart, s.Hooks.Poststop, //nolint:staticcheck // deprecated, but there
+		//lint:ignore SA1019 deprecated is not gone
+		s.Hooks.Prestart, s.Hooks.CreateRuntime, s.Hooks.CreateContainer, s.Hooks.StartContainer, s.Hooks.Poststart, s.Hooks.Poststop,
 	} {
 		for _, h := range list {
 			if !inside(h.Path) {

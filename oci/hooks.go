@@ -38,7 +38,8 @@ func (h *hookRunner) all() [6]hookList {
 		return [6]hookList{}
 	}
 	return [6]hookList{
-		{"prestart", h.hooks.Prestart}, //nolint:staticcheck // deprecated is not gone
+		//lint:ignore SA1019 deprecated is not gone
+		{"prestart", h.hooks.Prestart},
 		{"createRuntime", h.hooks.CreateRuntime},
 		{"createContainer", h.hooks.CreateContainer},
 		{"startContainer", h.hooks.StartContainer},
@@ -73,7 +74,8 @@ func validateHooks(hooks *specs.Hooks) error {
 
 // ofCreate tells whether there are hooks to run while the container is being created.
 func (h *hookRunner) ofCreate() bool {
-	return h != nil && h.hooks != nil && len(h.hooks.Prestart)+len(h.hooks.CreateRuntime)+len(h.hooks.CreateContainer) > 0 //nolint:staticcheck // deprecated is not gone
+	//lint:ignore SA1019 deprecated is not gone
+	return h != nil && h.hooks != nil && len(h.hooks.Prestart)+len(h.hooks.CreateRuntime)+len(h.hooks.CreateContainer) > 0
 }
 
 // hooksBeforePivot: prestart and createRuntime run in the runtime's namespaces, createContainer in the container's,

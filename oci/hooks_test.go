@@ -40,7 +40,8 @@ func (b *bundle) setHook(kind string, list ...specs.Hook) {
 	}
 	h := b.spec.Hooks
 	*map[string]*[]specs.Hook{
-		"prestart": &h.Prestart, "createRuntime": &h.CreateRuntime, "createContainer": &h.CreateContainer, //nolint:staticcheck // deprecated is not gone
+		//lint:ignore SA1019 deprecated is not gone
+		"prestart": &h.Prestart, "createRuntime": &h.CreateRuntime, "createContainer": &h.CreateContainer,
 		"startContainer": &h.StartContainer, "poststart": &h.Poststart, "poststop": &h.Poststop,
 	}[kind] = list
 }

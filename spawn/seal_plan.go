@@ -94,16 +94,16 @@ var mappedSelf = sync.OnceValues(func() (*selfMap, error) {
 	return self, nil
 })
 
-func (self *selfMap) read() (err error) {
-	if self.maps, err = mapsOfSelf(); err != nil {
+func (m *selfMap) read() (err error) {
+	if m.maps, err = mapsOfSelf(); err != nil {
 		return err
 	}
 	var stat unix.Stat_t
-	if err := unix.Fstat(self.view.Num, &stat); err != nil {
+	if err := unix.Fstat(m.view.Num, &stat); err != nil {
 		return fmt.Errorf("stat: %w", err)
 	}
-	self.forAll = stat.Mode&0o001 != 0
-	return self.layout.read()
+	m.forAll = stat.Mode&0o001 != 0
+	return m.layout.read()
 }
 
 // memoryMap is struct prctl_mm_map; see PR_SET_MM(2const). The kernel takes it as a whole or not at all.

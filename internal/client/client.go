@@ -72,7 +72,7 @@ func (c *Client) call(ctx context.Context, method, path string, query url.Values
 	if err != nil {
 		return err
 	}
-	defer body.Close()
+	defer func() { _ = body.Close() }()
 	text, err := io.ReadAll(io.LimitReader(body, maxAnswer))
 	if err != nil {
 		return fmt.Errorf("%s %s: read the engine's answer: %w", method, path, err)
@@ -117,7 +117,7 @@ func (c *Client) roundTrip(req *http.Request) (*answer, error) {
 	}
 	body := &answer{ReadCloser: resp.Body, conn: conn, client: c, header: resp.Header, reusable: !resp.Close}
 	if resp.StatusCode >= http.StatusBadRequest {
-		defer body.Close()
+		defer func() { _ = body.Close() }()
 		return nil, refusal(resp.Status, resp.StatusCode, body)
 	}
 	return body, nil

@@ -43,7 +43,7 @@ func (c *Client) ContainerPlan(ctx context.Context, req *container.CreateRequest
 	if err != nil {
 		return nil, err
 	}
-	defer body.Close()
+	defer func() { _ = body.Close() }()
 	return io.ReadAll(io.LimitReader(body, maxAnswer))
 }
 
@@ -194,7 +194,7 @@ func (c *Client) ContainerWait(ctx context.Context, name string, condition conta
 		return exit
 	}
 	go func() {
-		defer body.Close()
+		defer func() { _ = body.Close() }()
 		var e Exit
 		e.Err = decode(body, &e.WaitResponse)
 		exit <- e

@@ -84,7 +84,7 @@ func (c *Client) Events(ctx context.Context, o EventsOptions) (iter.Seq2[events.
 		return nil, err
 	}
 	return func(yield func(events.Message, error) bool) {
-		defer body.Close()
+		defer func() { _ = body.Close() }()
 		dec := json.NewDecoder(body)
 		for {
 			var e events.Message
