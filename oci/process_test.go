@@ -250,7 +250,7 @@ func TestBadAttributes(t *testing.T) {
 			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind, Nodes: "0", Flags: []specs.MemoryPolicyFlagType{"X"}}
 		},
 		"linux.memoryPolicy.nodes: MPOL_BIND needs some": func(s *specs.Spec) { s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolBind} },
-		`linux.memoryPolicy.nodes "0": MPOL_LOCAL`: func(s *specs.Spec) {
+		`linux.memoryPolicy.nodes "0": MPOL_LOCAL: mode requires 0 nodes but got 1`: func(s *specs.Spec) {
 			s.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolLocal, Nodes: "0"}
 		},
 		`linux.memoryPolicy.nodes: invalid memory policy nodes: "1-0": 1-0 is no range`: func(s *specs.Spec) {

@@ -78,7 +78,11 @@ func (b *builder) scheduler(s *specs.Scheduler) error {
 	if err != nil {
 		return err
 	}
-	b.add(fmt.Sprintf("set the scheduler to %s", s.Policy), unix.SYS_SCHED_SETATTR, spawn.Int(0),
+	name := fmt.Sprintf("set the scheduler to %s", s.Policy)
+	if r := b.spec.Linux.Resources; s.Policy == specs.SchedDeadline && r != nil && r.CPU != nil && r.CPU.Cpus != "" { // as runc says it
+		name += ", which needs all CPUs (process scheduler can't be used together with AllowedCPUs)"
+	}
+	b.add(name, unix.SYS_SCHED_SETATTR, spawn.Int(0),
 		spawn.Bytes(bytesOf(attr), fmt.Sprintf("{%s, nice=%d, priority=%d, %d/%d/%d}", s.Policy, s.Nice, s.Priority, s.Runtime, s.Deadline, s.Period)), spawn.Int(0))
 	return nil
 }
@@ -162,7 +166,7 @@ func (b *builder) memoryPolicy(p *specs.LinuxMemoryPolicy) error {
 	switch p.Mode {
 	case specs.MpolDefault, specs.MpolLocal:
 		if nodes != nil {
-			return fmt.Errorf("config.json: linux.memoryPolicy.nodes %q: %s takes none", p.Nodes, p.Mode)
+			return fmt.Errorf("config.json: linux.memoryPolicy.nodes %q: %s: mode requires 0 nodes but got %d", p.Nodes, p.Mode, nodes.count())
 		}
 	case specs.MpolPreferred: // none: the local one
 	default:
@@ -185,6 +189,13 @@ const (
 
 // bitSet is a set of CPUs or nodes as the kernel takes it: bits of longs.
 type bitSet []uint
+
+func (s bitSet) count() (n int) {
+	for _, word := range s {
+		n += bits.OnesCount(word)
+	}
+	return n
+}
 
 func (s bitSet) bytes() []byte {
 	out := make([]byte, 0, len(s)*bits.UintSize/8)

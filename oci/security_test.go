@@ -158,3 +158,39 @@ func TestTooMuchToExecute(t *testing.T) {
 		t.Errorf("a long host name: %.200v", err)
 	}
 }
+
+// TestHostsDevicesAreNotGivenAway: standard streams are given to the user, but not /dev/null, which is everybody's.
+func TestHostsDevicesAreNotGivenAway(t *testing.T) {
+	owner := func(path string) uint32 {
+		var is unix.Stat_t
+		if err := unix.Stat(path, &is); err != nil {
+			t.Fatal(err)
+		}
+		return is.Uid
+	}
+	if got := owner("/dev/null"); got != 0 {
+		t.Fatalf("/dev/null is of user %d already", got)
+	}
+	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	file, err := os.Create(filepath.Join(t.TempDir(), "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	b := newBundle(t, "exit", "0")
+	b.spec.Process.User.UID = 1000
+	b.output(t, func(o *CreateOptions) { o.Stdio = Stdio{Stdout: file, Stderr: null} }) // and standard input none
+	if got := owner("/dev/null"); got != 0 {
+		t.Errorf("/dev/null is of user %d", got)
+		if err := os.Chown("/dev/null", 0, 0); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := owner(file.Name()); got != 1000 {
+		t.Errorf("standard output is of user %d", got)
+	}
+}

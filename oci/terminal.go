@@ -81,6 +81,16 @@ func (b *builder) stdio(s Stdio, preserve []*os.File) error {
 	return nil
 }
 
+// isHostDevice tells a device that is the whole host's, as /dev/null, from a terminal: it is nobody's to be given away.
+func isHostDevice(fd int) bool {
+	var is unix.Stat_t
+	if err := unix.Fstat(fd, &is); err != nil || is.Mode&unix.S_IFMT != unix.S_IFCHR && is.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	return err != nil
+}
+
 // place puts a file on a descriptor; nil is /dev/null. One that stands in another's place (below free) is moved first.
 func (b *builder) place(f *os.File, target, free int) error {
 	name := [...]string{"stdin", "stdout", "stderr"}[min(target, 2)]
@@ -107,7 +117,7 @@ func (b *builder) place(f *os.File, target, free int) error {
 		}
 		fd = b.fd(num, name)
 	}
-	if uid := b.spec.Process.User.UID; uid != 0 && target < 3 {
+	if uid := b.spec.Process.User.UID; uid != 0 && target < 3 && !isHostDevice(fd.Num) {
 		b.add("give "+name+" to the user", unix.SYS_FCHOWN, spawn.Desc(fd), spawn.Int(int(uid)), spawn.Int(-1)).
 			Ignore = []unix.Errno{unix.EPERM, unix.EINVAL, unix.EROFS, unix.EBADF}
 	}
