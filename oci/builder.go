@@ -109,6 +109,34 @@ func (b *builder) resolve(name, path string, flags uint64) *spawn.Step {
 	return b.resolveHow(name, path, flags, 0)
 }
 
+// show is text for the printer alone: a plan that is run is not printed.
+func (b *builder) show(text func() string) string {
+	if !b.dry {
+		return "…"
+	}
+	return text()
+}
+
+// openFlagNames shows what openat2(2) is told.
+func openFlagNames(how *unix.OpenHow) string {
+	var names []string
+	for _, f := range []struct {
+		flag uint64
+		name string
+	}{
+		{unix.O_PATH, "O_PATH"}, {unix.O_DIRECTORY, "O_DIRECTORY"}, {unix.O_CREAT, "O_CREAT"}, {unix.O_NONBLOCK, "O_NONBLOCK"},
+		{unix.O_NOCTTY, "O_NOCTTY"}, {unix.O_NOFOLLOW, "O_NOFOLLOW"}, {unix.O_CLOEXEC, "O_CLOEXEC"},
+	} {
+		if how.Flags&f.flag != 0 {
+			names = append(names, f.name)
+		}
+	}
+	if how.Mode != 0 {
+		return strings.Join(names, "|") + fmt.Sprintf(", %#o", how.Mode)
+	}
+	return strings.Join(names, "|")
+}
+
 // resolveHow is resolve with further RESOLVE_… flags of openat2(2).
 func (b *builder) resolveHow(name, path string, flags, resolve uint64) *spawn.Step {
 	how := &unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: resolve | unix.RESOLVE_NO_MAGICLINKS}
@@ -120,7 +148,7 @@ func (b *builder) resolveHow(name, path string, flags, resolve uint64) *spawn.St
 		how.Mode = 0o644
 	}
 	s := b.add(name, unix.SYS_OPENAT2, spawn.Int(unix.AT_FDCWD), spawn.Str(path),
-		spawn.Bytes(bytesOf(how), fmt.Sprintf("{flags=%#x, mode=%#o, %s}", how.Flags, how.Mode, rules)), spawn.Int(unix.SizeofOpenHow))
+		spawn.Bytes(bytesOf(how), b.show(func() string { return "{" + openFlagNames(how) + ", " + rules + "}" })), spawn.Int(unix.SizeofOpenHow))
 	s.Result = slotScratch
 	return s
 }

@@ -305,10 +305,12 @@ func (b *builder) setattr(name string, attr unix.MountAttr, recursive bool) *spa
 	if recursive {
 		flags, shown = flags|unix.AT_RECURSIVE, shown+"|AT_RECURSIVE"
 	}
-	text := attrNames(&attr)
-	if attr.Propagation != 0 {
-		text += propagationName(attr.Propagation)
-	}
+	text := b.show(func() string {
+		if attr.Propagation != 0 {
+			return attrNames(&attr) + propagationName(attr.Propagation)
+		}
+		return attrNames(&attr)
+	})
 	return b.add(name, unix.SYS_MOUNT_SETATTR, spawn.Of(slotScratch), spawn.Str(""), spawn.Flags(flags, shown),
 		spawn.Bytes(bytesOf(&attr), "{"+text+"}"), spawn.Int(unix.MOUNT_ATTR_SIZE_VER0))
 }
