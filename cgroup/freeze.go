@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Freeze stops every process of the group and returns when the kernel says so.
@@ -74,33 +72,4 @@ func (g *Group) Frozen() (bool, error) {
 		return false, fmt.Errorf("is cgroup %s frozen: %w", g.path, err)
 	}
 	return strings.TrimSpace(string(text)) == "FROZEN", nil
-}
-
-// Kill sends SIGKILL to every process of the group and below: by cgroup.kill on v2, else frozen, so that none gets
-// away by forking.
-func (g *Group) Kill() error {
-	if g.host.mode() == V2 {
-		err := write(filepath.Join(g.host.unified.mount, g.path, "cgroup.kill"), "1")
-		if err == nil || errors.Is(err, os.ErrNotExist) {
-			return nil
-		}
-		return fmt.Errorf("kill cgroup %s: %w", g.path, err)
-	}
-	pids, err := g.Procs(true)
-	if err != nil || len(pids) == 0 {
-		return err
-	}
-	freezeErr := g.Freeze() // without a freezer the loop below catches up
-	if pids, err = g.Procs(true); err != nil {
-		return err
-	}
-	for _, pid := range pids {
-		if err := unix.Kill(pid, unix.SIGKILL); err != nil && err != unix.ESRCH {
-			return fmt.Errorf("kill process %d of cgroup %s: %w", pid, g.path, err)
-		}
-	}
-	if freezeErr != nil {
-		return nil
-	}
-	return g.Thaw()
 }
