@@ -10,10 +10,14 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// bomb starts processes that go on forking, and ending, until they are killed.
+// bomb starts chains of processes that each fork their successor and end, until they are killed.
 func bomb(t *testing.T, g *Group) {
 	t.Helper()
-	cmd := exec.Command("sh", "-c", `read go; f() { f & f & }; while :; do f 2>/dev/null; done`)
+	script := filepath.Join(t.TempDir(), "bomb")
+	if err := os.WriteFile(script, []byte("sh $0 &\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sh", "-c", `read go; for i in 1 2 3 4 5 6 7 8 9 10; do sh $0 & done; while :; do sleep 1; done`, script)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -22,6 +26,7 @@ func bomb(t *testing.T, g *Group) {
 		t.Fatal(err)
 	}
 	go func() { _ = cmd.Wait() }() // it is killed
+	t.Cleanup(func() { _ = g.Kill() })
 	for _, dir := range g.Paths() {
 		if err := write(filepath.Join(dir, "cgroup.procs"), strconv.Itoa(cmd.Process.Pid)); err != nil {
 			t.Fatal(err)
@@ -32,7 +37,7 @@ func bomb(t *testing.T, g *Group) {
 	}
 	if err := poll("wait for the fork bomb", func() (bool, error) {
 		pids, err := g.Procs(true)
-		return len(pids) >= 20, err
+		return len(pids) >= 8, err
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +55,7 @@ func empty(t *testing.T, g *Group) {
 }
 
 func TestKillEndsForkBombs(t *testing.T) {
-	limits := &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(40))}}
+	limits := &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(200))}}
 	for name, change := range map[string]func(*Group){
 		"freezer": func(*Group) {},
 		"frozen": func(g *Group) {

@@ -13,7 +13,7 @@ here=test/vm
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/gantry-vm
 packages=(./cgroup ./spawn ./oci ./cmd/gantry-runtime)
 modules=(overlay veth bridge dummy loop null_blk bfq zram lzo lzo_rle cls_cgroup br_netfilter nf_tables virtio_pci virtio_blk
-  unix_diag inet_diag tcp_diag udp_diag raw_diag packet_diag netlink_diag af_packet_diag tun fuse)
+  unix_diag inet_diag tcp_diag udp_diag raw_diag af_packet_diag netlink_diag tun fuse)
 mode=small
 if [ "${1:-}" = --systemd ]; then
   mode=systemd

@@ -1,0 +1,191 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// managed is whether a systemd of this user is there. In the machine of make test-vm-systemd it must be.
+func managed(t *testing.T) {
+	t.Helper()
+	if _, err := os.Stat("/run/systemd/private"); err != nil && os.Getenv("GANTRY_TEST_SYSTEMD") == "" {
+		t.Skip("this machine is not managed by systemd: make test-vm-systemd is for that")
+	}
+}
+
+// systemctl has the manager of the scope do something.
+func systemctl(t *testing.T, s Scope, args ...string) {
+	t.Helper()
+	if s.User {
+		args = append([]string{"--user"}, args...)
+	}
+	if out, err := exec.Command("systemctl", args...).CombinedOutput(); err != nil {
+		t.Fatalf("systemctl %v: %v: %s", args, err, out)
+	}
+}
+
+// outside starts a process for a scope to begin with.
+func outside(t *testing.T) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	return cmd
+}
+
+func TestScope(t *testing.T) {
+	managed(t)
+	s := Scope{Unit: fmt.Sprintf("gantry-test-%d.scope", os.Getpid()), User: os.Geteuid() != 0}
+	res := &specs.LinuxResources{
+		Memory: &specs.LinuxMemory{Limit: ptr(int64(64 << 20)), Swap: ptr(int64(96 << 20))},
+		Pids:   &specs.LinuxPids{Limit: ptr(int64(50))},
+	}
+	if !s.User { // a user's manager may give on fewer controllers
+		s.Slice = "gantry-test.slice"
+		res.CPU = &specs.LinuxCPU{Shares: ptr(uint64(512)), Quota: ptr(int64(33_000)), Period: ptr(uint64(50_000)), Cpus: "0"}
+		res.HugepageLimits = []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 4 << 20}} // unknown to systemd
+		res.Devices = []specs.LinuxDeviceCgroup{{Access: "rwm"}, {Allow: true, Type: "c", Major: ptr(int64(1)), Access: "rwm"}}
+	}
+	cmd := outside(t)
+	g, err := s.Start(t.Context(), cmd.Process.Pid, res)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(when string, pids string) {
+		t.Helper()
+		want := map[string]string{"memory.max": "67108864", "memory.swap.max": "33554432", "pids.max": pids}
+		if !s.User {
+			want["cpu.max"], want["cpuset.cpus"], want["hugetlb.2MB.max"], want["cpu.weight"] = "33000 50000", "0", "4194304", fmt.Sprint(weight(512))
+		}
+		for file, value := range want {
+			if got := content(t, g, "", file); got != value {
+				t.Errorf("%s: %s is %q, want %q", when, file, got, value)
+			}
+		}
+	}
+	check("started", "50")
+	systemctl(t, s, "daemon-reload")
+	if s.User {
+		check("reloaded", "50")
+	} else {
+		filtered(t, g)
+	}
+	if _, err := s.Start(t.Context(), cmd.Process.Pid, nil); err == nil {
+		t.Error("the same unit was started twice")
+	}
+	if err := s.Set(t.Context(), g, &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(60))}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := content(t, g, "", "pids.max"); got != "60" {
+		t.Errorf("pids.max is %s after the update", got)
+	}
+	systemctl(t, s, "daemon-reload")
+	if got := content(t, g, "", "pids.max"); got != "60" {
+		t.Errorf("pids.max is %s after the reload", got)
+	}
+	for range 2 {
+		if err := s.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := cmd.Process.Wait(); err != nil {
+		t.Error(err)
+	}
+	if _, err := Open(g.Path()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the scope's group is still there: %v", err)
+	}
+}
+
+// filtered checks that a group has one device filter of ours.
+func filtered(t *testing.T, g *Group) {
+	t.Helper()
+	f, err := os.Open(g.Paths()[""])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if list, err := deviceFilters(f); err != nil || len(list) == 0 {
+		t.Errorf("device filters %v, %v", list, err)
+	}
+}
+
+func TestFailedScopeLeavesNothing(t *testing.T) {
+	managed(t)
+	s := Scope{Unit: fmt.Sprintf("gantry-fail-%d.scope", os.Getpid()), User: os.Geteuid() != 0}
+	for name, res := range map[string]*specs.LinuxResources{
+		"no range":     {CPU: &specs.LinuxCPU{Cpus: "3-1"}},
+		"unknown file": {Unified: map[string]string{"memory.nonsense": "1"}},
+	} {
+		cmd := outside(t)
+		if _, err := s.Start(t.Context(), cmd.Process.Pid, res); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+		path, err := pathOf(cmd.Process.Pid)
+		if err == nil && filepath.Base(path) == s.Unit {
+			t.Errorf("%s: the scope is still there", name)
+		}
+	}
+}
+
+func TestScopeOf(t *testing.T) {
+	for path, want := range map[string]Scope{
+		"machine.slice:docker:4f5e": {Slice: "machine.slice", Unit: "docker-4f5e.scope"},
+		"::x":                       {Unit: "x.scope"},
+		"-.slice:a:b":               {Slice: "-.slice", Unit: "a-b.scope"},
+	} {
+		if got, err := ScopeOf(path); err != nil || got != want {
+			t.Errorf("%q: %+v, %v", path, got, err)
+		}
+	}
+	for _, bad := range []string{"", "a", "a:b", "a:b:c", "a.slice:b:", "a.slice:b:c:d", "a/b.slice:c:d", "a.slice:..:/x", "-a.slice:b:c", "a--b.slice:c:d"} {
+		if got, err := ScopeOf(bad); err == nil {
+			t.Errorf("%q: %+v", bad, got)
+		}
+	}
+}
+
+func TestBitmap(t *testing.T) {
+	for list, want := range map[string][]byte{"0": {1}, "0-3,8": {15, 1}, "17": {0, 0, 2}} {
+		if got, err := bitmap(list); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%q: %v, %v", list, got, err)
+		}
+	}
+	for _, bad := range []string{"", "a", "3-1", "1-", "99999", "-1"} {
+		if got, err := bitmap(bad); err == nil {
+			t.Errorf("%q: %v", bad, got)
+		}
+	}
+}
+
+func FuzzDBusMessage(f *testing.F) {
+	f.Add([]byte("\x03\x01s\x00\x0a\x00\x00\x00JobRemoved\x00"))
+	f.Add([]byte{5, 1, 'u', 0, 7, 0, 0, 0})
+	f.Fuzz(func(_ *testing.T, header []byte) {
+		var m dbusMessage
+		_ = m.parse(header) // whatever it says, without a panic
+	})
+}
+
+func TestDBusHeader(t *testing.T) {
+	var m dbusMessage
+	if err := m.parse([]byte("\x03\x01s\x00\x0a\x00\x00\x00JobRemoved\x00\x00\x00\x00\x00\x00\x05\x01u\x00\x07\x00\x00\x00")); err != nil || m.member != "JobRemoved" || m.replyTo != 7 {
+		t.Errorf("%+v, %v", m, err)
+	}
+	for _, bad := range []string{"\x03", "\x03\x01s", "\x03\x01s\x00\xff\xff\xff\xffx", "\x03\x01x\x00\x00\x00\x00\x00"} {
+		if err := m.parse([]byte(bad)); !errors.Is(err, errDBus) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
