@@ -66,6 +66,10 @@ func (c *Container) adopt(ctx context.Context) {
 		c.engine.log.Error("the facts of a run are unreadable", "container", c.ID, "error", err)
 		return
 	}
+	if last := c.record.Last; last.Started.Equal(r.Started) && !last.Finished.Before(r.Started) {
+		c.forgetRun(ctx)
+		return
+	}
 	c.run, c.phase = r, phaseRunning
 	c.record.Last.Started, c.record.Last.Restarts = r.Started, r.Restarts
 	state, err := c.taskState(ctx)
@@ -75,6 +79,18 @@ func (c *Container) adopt(ctx context.Context) {
 		c.engine.log.Error("ask the supervisor for a container", "container", c.ID, "error", err)
 	case state == tasktypes.Status_PAUSED:
 		c.phase = phasePaused
+	}
+}
+
+// forgetRun finishes what an engine left that was killed between the record of a run's end and the end of cleaning up.
+// The supervisor may know no more of that run: asking it would replace the exit code by an unknown one.
+func (c *Container) forgetRun(ctx context.Context) {
+	shim, err := c.engine.supervisor(ctx)
+	if err == nil {
+		err = deleteTask(ctx, shim, c.ID)
+	}
+	if err = errors.Join(err, os.RemoveAll(c.runDir())); err != nil {
+		c.engine.log.Error("clean up after a container", "container", c.ID, "error", err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -48,6 +49,49 @@ func TestKilledEngineLosesNothing(t *testing.T) {
 		if got := command("gantry", d, "logs", name).out; got != want.String() {
 			t.Errorf("%s: %d of 400 lines", name, strings.Count(got, "\n"))
 		}
+	}
+}
+
+// TestEndIsRecordedOnce kills the engine between the record of an exit and the end of cleaning up: what is left of the
+// run must not replace the exit code.
+func TestEndIsRecordedOnce(t *testing.T) {
+	dir := t.TempDir()
+	d, err := startDaemon(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := d.remove(); err != nil {
+			t.Error(err)
+		}
+	}()
+	id := must(t, command("gantry", d, "run", "-d", "--name", "once", "toolbox", "sh", "-c", "sleep 2; exit 7"))
+	run := filepath.Join(dir, "run", "bundles", id)
+	facts, err := os.ReadFile(filepath.Join(run, "run.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := must(t, command("gantry", d, "wait", "once")); got != "7" {
+		t.Fatalf("ended with %s", got)
+	}
+	eventually(t, "the run is cleaned up", func() bool {
+		_, err := os.Stat(run)
+		return os.IsNotExist(err)
+	})
+	if err := d.kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.MkdirAll(run, 0o700), os.WriteFile(filepath.Join(run, "run.json"), facts, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.start(); err != nil {
+		t.Fatal(err)
+	}
+	if got := must(t, command("gantry", d, "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "once")); got != "exited 7" {
+		t.Errorf("after the engine's death: %s", got)
+	}
+	if _, err := os.Stat(run); !os.IsNotExist(err) {
+		t.Errorf("the run is still there: %v", err)
 	}
 }
 
