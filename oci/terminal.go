@@ -71,6 +71,9 @@ func (b *builder) stdio(s Stdio, preserve []*os.File) error {
 			if err := b.place(f, i, 3+len(preserve)); err != nil {
 				return err
 			}
+			if isNull(f) {
+				b.reopenNull(i)
+			}
 		}
 	}
 	for i, f := range preserve {
@@ -89,6 +92,21 @@ func isHostDevice(fd int) bool {
 	}
 	_, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 	return err != nil
+}
+
+// isNull tells the null device, which nil stands for too.
+func isNull(f *os.File) bool {
+	var stat unix.Stat_t
+	return f == nil || unix.Fstat(int(f.Fd()), &stat) == nil && stat.Mode&unix.S_IFMT == unix.S_IFCHR && stat.Rdev == unix.Mkdev(1, 3)
+}
+
+// reopenNull puts the container's own null device in the place of the host's: what is on a mount of the host's keeps a
+// container from being checkpointed.
+func (b *builder) reopenNull(target int) {
+	s := b.resolve("open the container's /dev/null", "/dev/null", unix.O_RDWR|unix.O_NOCTTY)
+	s.Ignore, s.Else = []unix.Errno{unix.ENOENT, unix.ENOTDIR, unix.EACCES, unix.EPERM, unix.ELOOP, unix.ENXIO}, 2
+	b.add(fmt.Sprintf("put it on descriptor %d", target), unix.SYS_DUP3, spawn.Of(slotScratch), spawn.Int(target), spawn.Int(0))
+	b.release("/dev/null")
 }
 
 // place puts a file on a descriptor; nil is /dev/null. One that stands in another's place (below free) is moved first.

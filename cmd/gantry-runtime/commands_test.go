@@ -410,3 +410,24 @@ func TestDebug(t *testing.T) {
 		t.Errorf("%v: %s", err, text)
 	}
 }
+
+// TestNullDevice: streams from /dev/null are on the container's own, which a checkpoint can name.
+func TestNullDevice(t *testing.T) {
+	dir := bundle(t, "exec sleep 1000")
+	each(t, func(u under, id string) {
+		u.want(0, "create", "-b", dir, id)
+		s := u.state(id, specs.StateCreated)
+		info, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/0", s.Pid))
+		if err != nil {
+			u.t.Fatal(err)
+		}
+		mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", s.Pid))
+		if err != nil {
+			u.t.Fatal(err)
+		}
+		_, rest, _ := strings.Cut(string(info), "mnt_id:")
+		if mount := strings.Fields(rest)[0]; !strings.Contains("\n"+string(mounts), "\n"+mount+" ") {
+			u.t.Errorf("standard input is on mount %s, which is not the container's:\n%s", mount, mounts)
+		}
+	})
+}
