@@ -204,9 +204,10 @@ func pids(l []setting, p *specs.LinuxPids) []setting {
 
 // hugepages limits what is used, and what is reserved where the kernel counts that.
 func hugepages(l []setting, limits []specs.LinuxHugepageLimit, file func(size string) string) []setting {
-	for _, h := range limits {
-		l = text(l, "hugetlb", file(h.Pagesize), "hugepageLimits", fmt.Sprint(h.Limit))
-		l = text(l, "hugetlb", file(h.Pagesize+".rsvd"), "hugepageLimits", fmt.Sprint(h.Limit))
+	for i, h := range limits {
+		field := fmt.Sprintf("linux.resources.hugepageLimits[%d], pageSize %q", i, h.Pagesize)
+		l = text(l, "hugetlb", file(h.Pagesize), field, fmt.Sprint(h.Limit))
+		l = text(l, "hugetlb", file(h.Pagesize+".rsvd"), field, fmt.Sprint(h.Limit))
 		l[len(l)-1].optional = true
 	}
 	return l

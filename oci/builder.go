@@ -124,8 +124,13 @@ func openFlagNames(how *unix.OpenHow) string {
 		flag uint64
 		name string
 	}{
-		{unix.O_PATH, "O_PATH"}, {unix.O_DIRECTORY, "O_DIRECTORY"}, {unix.O_CREAT, "O_CREAT"}, {unix.O_NONBLOCK, "O_NONBLOCK"},
-		{unix.O_NOCTTY, "O_NOCTTY"}, {unix.O_NOFOLLOW, "O_NOFOLLOW"}, {unix.O_CLOEXEC, "O_CLOEXEC"},
+		{unix.O_PATH, "O_PATH"},
+		{unix.O_DIRECTORY, "O_DIRECTORY"},
+		{unix.O_CREAT, "O_CREAT"},
+		{unix.O_NONBLOCK, "O_NONBLOCK"},
+		{unix.O_NOCTTY, "O_NOCTTY"},
+		{unix.O_NOFOLLOW, "O_NOFOLLOW"},
+		{unix.O_CLOEXEC, "O_CLOEXEC"},
 	} {
 		if how.Flags&f.flag != 0 {
 			names = append(names, f.name)

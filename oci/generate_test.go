@@ -336,6 +336,8 @@ var spoken = map[string][]string{
 	"linux.seccomp":           {"linux.seccomp", "seccomp profile"},
 	"linux.personality":       {"personality"},
 	"linux.memoryPolicy":      {"memorypolicy", "memory policy"},
+
+	"linux.resources.hugepageLimits": {"linux.resources.hugepagelimits["}, // with its page size
 }
 
 func init() { // the cgroup package says memory.limit for linux.resources.memory.limit

@@ -96,6 +96,7 @@ func unpackSafely(t *testing.T, stream []byte) {
 	bound := &bounded{ctx: context.Background(), r: plain, limit: maxBytes}
 	_ = (&unpacker{entries: maxEntries, left: maxBytes}).unpack(root, bound)
 	_ = plain.Close() // most inputs are no right streams: what counts follows
+
 	if now := openFiles(t); now > open { // connections of tests before may end meanwhile
 		t.Errorf("%d descriptors, %d before", now, open)
 	}
