@@ -309,8 +309,11 @@ func (e *Engine) dropOldExecs() {
 	})
 }
 
-// forgetExec forgets one execution, at once.
-func (e *Engine) forgetExec(id string) {
+// forgetExec forgets one execution, at once, also one that was never started.
+func (e *Engine) forgetExec(c *Container, id string) {
+	c.mu.Lock()
+	c.execs = slices.DeleteFunc(c.execs, func(listed string) bool { return listed == id })
+	c.mu.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.execs, id)

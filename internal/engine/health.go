@@ -234,7 +234,7 @@ func (c *Container) probe(ctx context.Context, r *run, check *container.HealthCo
 	if err != nil {
 		return fail(err)
 	}
-	defer e.forgetExec(id)
+	defer e.forgetExec(c, id)
 	x, err := e.execution(id)
 	if err != nil {
 		return fail(err)

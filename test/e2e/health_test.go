@@ -61,9 +61,10 @@ func TestHealth(t *testing.T) {
 		if want := "health_status: unhealthy\nhealth_status: healthy"; out != want {
 			t.Errorf("events %q, want %q", out, want)
 		}
-		if got := must(t, do("inspect", "-f", "{{.ExecIDs}}", "well")); got != "[]" && got != "<nil>" {
-			t.Errorf("executions left: %s", got)
-		}
+		eventually(t, "no execution is left", func() bool {
+			got := must(t, do("inspect", "-f", "{{.ExecIDs}}", "well"))
+			return got == "[]" || got == "<nil>"
+		})
 	})
 }
 

@@ -72,7 +72,10 @@ func TestRestartAfterAKill(t *testing.T) {
 	} {
 		must(t, do("run", "-d", "--name", c[0], "--restart", c[1], "-v", fifo+":/tell", "toolbox", "sh", "-c", c[2]))
 	}
-	must(t, do("stop", "-t", "0", "always-stopped", "unless-was-stopped"))
+	for _, name := range []string{"always-stopped", "unless-was-stopped"} {
+		eventually(t, name+" runs", func() bool { return do("logs", name).out != "" })
+		must(t, do("stop", "-t", "0", name))
+	}
 	eventually(t, "one is given up", func() bool { return strings.Count(do("logs", "used-up").out, "run") == 2 })
 	eventually(t, "it is recorded", func() bool { return must(t, do("inspect", "-f", "{{.State.Status}}", "used-up")) == "exited" })
 	if err := d.kill(); err != nil {
