@@ -99,6 +99,16 @@ func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, er
 	if err := b.container(o, entry, fifo, hooks); err != nil {
 		return nil, err
 	}
+	identify := func(pid int) (err error) {
+		rec.Pid, rec.Created = pid, time.Now().UTC()
+		if rec.StartTime, _, err = processStat(pid); err != nil {
+			return err
+		}
+		return c.runtime.prepare(rec)
+	}
+	var prepared error
+	rec.Spec, rec.NoNewKeyring = o.Spec, o.NoNewKeyring
+	b.plan.Meanwhile = func(pid int) { prepared = identify(pid) }
 	child, err := spawn.Start(&b.plan)
 	if err != nil {
 		if hooks.begun {
@@ -107,9 +117,11 @@ func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, er
 		}
 		return nil, blameMemory(group, b.blame(err))
 	}
-	rec.Pid, rec.Created, rec.Spec, rec.NoNewKeyring = child.Pid, time.Now().UTC(), o.Spec, o.NoNewKeyring
-	if rec.StartTime, _, err = processStat(child.Pid); err == nil {
-		err = c.runtime.save(rec)
+	if child.Pid != rec.Pid { // a successor
+		prepared = identify(child.Pid)
+	}
+	if err = prepared; err == nil {
+		err = c.runtime.commit(rec)
 	}
 	if err != nil {
 		_ = unix.PidfdSendSignal(int(child.Pidfd.Fd()), unix.SIGKILL, nil, 0)

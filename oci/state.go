@@ -45,19 +45,33 @@ func (c *Container) dir() string { return c.runtime.dir(c.ID) }
 
 // save writes state.json atomically.
 func (r *Runtime) save(rec *record) error {
+	if err := r.prepare(rec); err != nil {
+		return err
+	}
+	return r.commit(rec)
+}
+
+// prepare writes what commit makes the state.
+func (r *Runtime) prepare(rec *record) error {
 	text, err := json.Marshal(rec, lenient)
+	if err == nil {
+		err = os.WriteFile(r.stateFile(rec.ID)+".new", text, 0o600)
+	}
 	if err != nil {
 		return fmt.Errorf("store state of container %s: %w", rec.ID, err)
 	}
-	file := filepath.Join(r.dir(rec.ID), "state.json")
-	if err := os.WriteFile(file+".new", text, 0o600); err != nil {
-		return fmt.Errorf("store state of container %s: %w", rec.ID, err)
-	}
+	return nil
+}
+
+func (r *Runtime) commit(rec *record) error {
+	file := r.stateFile(rec.ID)
 	if err := os.Rename(file+".new", file); err != nil {
 		return fmt.Errorf("store state of container %s: %w", rec.ID, err)
 	}
 	return nil
 }
+
+func (r *Runtime) stateFile(id string) string { return filepath.Join(r.dir(id), "state.json") }
 
 // load reads state.json. The process that created the container knows what is in it, and looks only whether it is there.
 func (c *Container) load() (*record, error) {
@@ -67,7 +81,7 @@ func (c *Container) load() (*record, error) {
 		}
 		return nil, c.errGone()
 	}
-	text, err := os.ReadFile(filepath.Join(c.dir(), "state.json"))
+	text, err := os.ReadFile(c.runtime.stateFile(c.ID))
 	if err != nil {
 		if errors.Is(err, os.ErrNotExist) {
 			return nil, c.errGone()

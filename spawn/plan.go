@@ -40,6 +40,9 @@ type Plan struct {
 	JoinPID *FD
 	// Steps are run in order by the child.
 	Steps []Step
+	// Meanwhile, if not nil, is what the parent does beside the child's first steps; it gets the child's pid. The child may
+	// have failed, or a successor may take its place, before Start returns.
+	Meanwhile func(pid int)
 }
 
 // FD is an open descriptor of this process, with the name under which the printer shows it ("rootfs", "proc").

@@ -167,16 +167,35 @@ func mapsOfSelf() ([]mapping, error) {
 		if !strings.HasSuffix(line, " "+path) {
 			continue
 		}
-		var m mapping
-		var perms string
-		if _, err := fmt.Sscanf(line, "%x-%x %s %x", &m.start, &m.end, &perms, &m.offset); err != nil || len(perms) != 4 {
+		m, err := parseMapping(line)
+		if err != nil {
 			return nil, fmt.Errorf("/proc/self/maps: malformed line %q", line)
 		}
-		m.writable, m.executable = perms[1] == 'w', perms[2] == 'x'
 		list = append(list, m)
 	}
 	if len(list) == 0 {
 		return nil, fmt.Errorf("/proc/self/maps: no mapping of %s", path)
 	}
 	return list, nil
+}
+
+// parseMapping reads "START-END PERMISSIONS OFFSET …", numbers in base 16.
+func parseMapping(line string) (m mapping, err error) {
+	span, rest, _ := strings.Cut(line, " ")
+	perms, rest, _ := strings.Cut(rest, " ")
+	offset, _, _ := strings.Cut(rest, " ")
+	start, end, _ := strings.Cut(span, "-")
+	for _, n := range []struct {
+		text  string
+		value *uint64
+	}{{start, &m.start}, {end, &m.end}, {offset, &m.offset}} {
+		if *n.value, err = strconv.ParseUint(n.text, 16, 64); err != nil {
+			return m, err
+		}
+	}
+	if len(perms) != len("rwxp") {
+		return m, strconv.ErrSyntax
+	}
+	m.writable, m.executable = perms[1] == 'w', perms[2] == 'x'
+	return m, nil
 }

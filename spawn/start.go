@@ -61,6 +61,9 @@ func Start(p *Plan) (*Process, error) {
 		status: os.NewFile(uintptr(pipes.status), "status"),
 	}
 	pipes.status = -1
+	if p.Meanwhile != nil {
+		p.Meanwhile(pid)
+	}
 	err = child.follow(p, pipes.acks)
 	pipes.close()
 	if err != nil {

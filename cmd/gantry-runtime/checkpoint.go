@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 
@@ -127,16 +126,13 @@ func restore(a *app, flags *flag.FlagSet) func(context.Context, []string) error 
 		if err := a.criuOptions(&o, ""); err != nil {
 			return err
 		}
+		caught := catchSignals(!l.detach)
 		spec, terminal, notifier, err := a.bundleSpec(&l, args[0])
 		if err != nil {
 			return err
 		}
 		defer terminal.close()
 		defer notifier.close()
-		signals := make(chan os.Signal, 64)
-		if !l.detach {
-			signal.Notify(signals, forwarded...)
-		}
 		c, process, err := a.runtime.Restore(ctx, args[0], oci.CreateOptions{Bundle: l.bundle, Spec: spec, NoPivot: l.noPivot, Stdio: terminal.stdio()}, o)
 		if err != nil {
 			return errors.Join(err, removeNotify(a.runtime.Root, args[0]))
@@ -144,6 +140,6 @@ func restore(a *app, flags *flag.FlagSet) func(context.Context, []string) error 
 		if err := announce(process, l.pidFile, ""); err != nil {
 			return errors.Join(err, c.Delete(ctx, true), process.Pidfd.Close())
 		}
-		return a.attend(ctx, c, process, l, terminal, notifier, signals)
+		return a.attend(ctx, c, process, l, terminal, notifier, caught())
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/signal"
 	"strconv"
 	"strings"
 
@@ -57,6 +56,7 @@ func execute(a *app, flags *flag.FlagSet) func(context.Context, []string) error 
 }
 
 func (a *app) exec(ctx context.Context, x execFlags, args []string) error {
+	caught := catchSignals(!x.detach)
 	c, err := a.runtime.Load(args[0])
 	if err != nil {
 		return err
@@ -82,10 +82,10 @@ func (a *app) exec(ctx context.Context, x execFlags, args []string) error {
 		return err
 	}
 	defer terminal.close()
-	signals := make(chan os.Signal, 64)
-	if !x.detach {
-		signal.Notify(signals, forwarded...)
+	if err := a.sealed(); err != nil {
+		return err
 	}
+	signals := caught()
 	slog.Debug("exec in container "+c.ID, "args", strings.Join(process.Args, " "), "cwd", process.Cwd, "uid", process.User.UID)
 	p, err := c.ExecWith(ctx, process, oci.ExecOptions{Stdio: terminal.stdio(), PreserveFDs: files, Cgroups: groups, IgnorePaused: x.ignorePaused})
 	if err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"os"
+	"os/signal"
 
 	"golang.org/x/sys/unix"
 
@@ -11,7 +12,7 @@ import (
 )
 
 // follow passes signals on to a process until it ends, and returns the exit code that a shell would give.
-func follow(process *oci.Process, terminal *terminal, signals chan os.Signal) (exitCode, error) {
+func follow(process *oci.Process, terminal *terminal, signals <-chan os.Signal) (exitCode, error) {
 	done := make(chan struct{})
 	forwarded := make(chan struct{})
 	go func() {
@@ -43,6 +44,20 @@ func follow(process *oci.Process, terminal *terminal, signals chan os.Signal) (e
 var forwarded = []os.Signal{
 	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGCONT,
 	unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGWINCH, unix.SIGPIPE,
+}
+
+// catchSignals begins to collect the signals to pass on, if wanted, beside its caller: it takes as long as to read a
+// configuration. What it returns waits until they are collected.
+func catchSignals(wanted bool) func() <-chan os.Signal {
+	if !wanted {
+		return func() <-chan os.Signal { return nil }
+	}
+	signals, ready := make(chan os.Signal, 64), make(chan struct{})
+	go func() {
+		defer close(ready)
+		signal.Notify(signals, forwarded...)
+	}()
+	return func() <-chan os.Signal { <-ready; return signals }
 }
 
 func forward(process *oci.Process, terminal *terminal, s os.Signal) {

@@ -137,15 +137,22 @@ func (a *app) dispatch(ctx context.Context, name string, args []string) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		if c.spawns && !spawn.CanSeal() {
-			if err := spawn.SealSelf(); err != nil {
-				return err
-			}
+		if c.spawns {
+			go spawn.CanSeal() // it keeps what it has found out: sealed asks when the configuration has been read
 		}
 		return f(ctx, left)
 	}
 	//lint:ignore ST1005 runc's words, which scripts look for
 	return fmt.Errorf("No help topic for '%s'", name)
+}
+
+// sealed makes sure that no container can write to this program's file: either its processes are sealed one by one, or
+// the program is, by starting it anew.
+func (a *app) sealed() error {
+	if spawn.CanSeal() {
+		return nil
+	}
+	return spawn.SealSelf()
 }
 
 // parse reads flags, which may stand behind arguments unless those are another program's, and counts the arguments.

@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 
@@ -91,6 +90,9 @@ func (a *app) create(ctx context.Context, id string, spec *specs.Spec, l launch,
 		return nil, nil, err
 	}
 	a.explain(l.bundle, spec)
+	if err := a.sealed(); err != nil {
+		return nil, nil, err
+	}
 	c, process, err := a.runtime.Create(ctx, id, oci.CreateOptions{
 		Bundle: l.bundle, Spec: spec, NoPivot: l.noPivot, NoNewKeyring: l.noKeyring, Stdio: terminal.stdio(), PreserveFDs: files,
 	})
@@ -189,20 +191,18 @@ func run(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
 	l.defineRun(flags)
 	flags.BoolVar(&l.keep, "keep", false, "do not delete the container at its end")
 	return func(ctx context.Context, args []string) error {
+		caught := catchSignals(!l.detach)
 		spec, terminal, notifier, err := a.bundleSpec(&l, args[0])
 		if err != nil {
 			return err
 		}
 		defer terminal.close()
 		defer notifier.close()
-		signals := make(chan os.Signal, 64)
-		if !l.detach {
-			signal.Notify(signals, forwarded...)
-		}
 		c, process, err := a.create(ctx, args[0], spec, l, terminal)
 		if err != nil {
 			return errors.Join(err, removeNotify(a.runtime.Root, args[0]))
 		}
+		signals := caught()
 		if err = notifier.listen(); err == nil {
 			err = c.Start(ctx)
 		}
@@ -216,7 +216,7 @@ func run(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
 }
 
 // attend leaves a container that runs, or follows it to its end.
-func (a *app) attend(ctx context.Context, c *oci.Container, p *oci.Process, l launch, t *terminal, n *notifier, signals chan os.Signal) error {
+func (a *app) attend(ctx context.Context, c *oci.Container, p *oci.Process, l launch, t *terminal, n *notifier, signals <-chan os.Signal) error {
 	if l.detach {
 		return errors.Join(n.forward(p.Pid, p.Pid), p.Pidfd.Close())
 	}
