@@ -117,7 +117,11 @@ type criuJob struct {
 }
 
 func newCriuJob(rec *record, o CheckpointOptions, logFile string) (_ *criuJob, err error) {
-	j := &criuJob{o: o, b: &builder{id: rec.ID, bundle: rec.Bundle, spec: rec.Spec}}
+	spec, err := rec.spec()
+	if err != nil {
+		return nil, err
+	}
+	j := &criuJob{o: o, b: &builder{id: rec.ID, bundle: rec.Bundle, spec: spec}}
 	mode, known := criu.ParseCgroupMode(o.CgroupMode)
 	if !known {
 		return nil, fmt.Errorf("invalid manage-cgroups-mode value %q", o.CgroupMode)
@@ -127,7 +131,7 @@ func newCriuJob(rec *record, o CheckpointOptions, logFile string) (_ *criuJob, e
 		ExtUnixSK: o.ExtUnixSockets, TCPEstablished: o.TCPEstablished, ShellJob: o.ShellJob, FileLocks: o.FileLocks,
 		AutoDedup: o.AutoDedup, LazyPages: o.LazyPages, LSMProfile: o.LSMProfile, LSMMountContext: o.LSMMountContext,
 	}
-	if file, given := rec.Spec.Annotations["org.criu.config"]; given {
+	if file, given := rec.Annotations["org.criu.config"]; given {
 		j.opts.ConfigFile = file
 	}
 	defer func() {

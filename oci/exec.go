@@ -82,7 +82,11 @@ func (c *Container) exec(rec *record, process *specs.Process, o ExecOptions) (*s
 
 // joiner is the builder of a process that joins the container's, and the container's first process.
 func (c *Container) joiner(rec *record, process *specs.Process) (*builder, spawn.FD, error) {
-	spec := *rec.Spec
+	own, err := rec.spec()
+	if err != nil {
+		return nil, spawn.FD{}, err
+	}
+	spec := *own
 	spec.Process = process
 	if err := validate(&spec); err != nil {
 		return nil, spawn.FD{}, err

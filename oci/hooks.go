@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -95,7 +96,7 @@ func (b *builder) hooksBeforePivot(h *hookRunner) error {
 		if len(kinds[createContainer].list) == 0 {
 			return nil
 		}
-		inside, err := h.seenFromInside(b.spec, child.Pid)
+		inside, err := h.seenFromInside(b.spec.Linux.Namespaces, child.Pid)
 		if err != nil {
 			return err
 		}
@@ -123,10 +124,9 @@ func (b *builder) attachPoint() string {
 }
 
 // seenFromInside is the runner whose state has the pid that the container's processes see.
-func (h *hookRunner) seenFromInside(spec *specs.Spec, pid int) (*hookRunner, error) {
+func (h *hookRunner) seenFromInside(list []specs.LinuxNamespace, pid int) (*hookRunner, error) {
 	inside := *h
-	b := &builder{spec: spec}
-	if _, listed := b.has(specs.PIDNamespace); !listed {
+	if !slices.ContainsFunc(list, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace }) {
 		return &inside, nil
 	}
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -152,7 +152,7 @@ func (c *Container) startContainerHooks(rec *record, h *hookRunner) error {
 	if len(kind.list) == 0 {
 		return nil
 	}
-	inside, err := h.seenFromInside(rec.Spec, rec.Pid)
+	inside, err := h.seenFromInside(rec.Namespaces, rec.Pid)
 	if err != nil {
 		return err
 	}
@@ -208,7 +208,11 @@ func (p *hookProcess) runBeside(ctx context.Context, b *builder, child *spawn.Pr
 
 // runIn runs a hook as a process of a container that exists.
 func (p *hookProcess) runIn(ctx context.Context, c *Container, rec *record) error {
-	process := *rec.Spec.Process
+	spec, err := rec.spec()
+	if err != nil {
+		return err
+	}
+	process := *spec.Process
 	process.Terminal, process.Args, process.ExecCPUAffinity = false, p.args, nil
 	home := rec.Pid // where the user's home is looked up
 	if len(p.env) > 0 {

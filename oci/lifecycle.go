@@ -107,7 +107,8 @@ func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, er
 		return c.runtime.prepare(rec)
 	}
 	var prepared error
-	rec.Spec, rec.NoNewKeyring = o.Spec, o.NoNewKeyring
+	rec.describe(o.Spec)
+	rec.NoNewKeyring = o.NoNewKeyring
 	b.plan.Meanwhile = func(pid int) { prepared = identify(pid) }
 	child, err := spawn.Start(&b.plan)
 	if err != nil {
@@ -198,7 +199,7 @@ func (c *Container) Start(ctx context.Context) error {
 		}
 		return err
 	}
-	hooks := &hookRunner{ctx: ctx, hooks: rec.Spec.Hooks, state: rec.hookState(specs.StateCreated)}
+	hooks := &hookRunner{ctx: ctx, hooks: rec.Hooks, state: rec.hookState(specs.StateCreated)}
 	if err := c.startContainerHooks(rec, hooks); err != nil {
 		return errors.Join(fmt.Errorf("start container %s: %w", c.ID, err), rec.kill())
 	}
@@ -250,7 +251,7 @@ func write(fifo string) error {
 }
 
 func (rec *record) hookState(status specs.ContainerState) specs.State {
-	s := specs.State{Version: specs.Version, ID: rec.ID, Status: status, Pid: rec.Pid, Bundle: rec.Bundle, Annotations: rec.Spec.Annotations}
+	s := specs.State{Version: specs.Version, ID: rec.ID, Status: status, Pid: rec.Pid, Bundle: rec.Bundle, Annotations: rec.Annotations}
 	if status == specs.StateStopped {
 		s.Pid = 0
 	}
@@ -267,7 +268,7 @@ func (c *Container) Kill(sig unix.Signal, all bool) error {
 	if err != nil {
 		return err
 	}
-	alone := slices.ContainsFunc(rec.namespaces(), func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace && n.Path == "" })
+	alone := slices.ContainsFunc(rec.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace && n.Path == "" })
 	if all || (sig == unix.SIGKILL && !alone) {
 		return c.killAll(rec, sig)
 	}
@@ -311,13 +312,6 @@ func ends(sig unix.Signal) bool {
 		return false
 	}
 	return true
-}
-
-func (rec *record) namespaces() []specs.LinuxNamespace {
-	if rec.Spec.Linux == nil {
-		return nil
-	}
-	return rec.Spec.Linux.Namespaces
 }
 
 func (c *Container) killAll(rec *record, sig unix.Signal) error {
@@ -420,7 +414,7 @@ func (c *Container) Delete(ctx context.Context, force bool) error {
 	if c.child != nil {
 		_ = c.child.CloseStatus() // of a process that has ended
 	}
-	hooks := &hookRunner{ctx: ctx, hooks: rec.Spec.Hooks, state: rec.hookState(specs.StateStopped)}
+	hooks := &hookRunner{ctx: ctx, hooks: rec.Hooks, state: rec.hookState(specs.StateStopped)}
 	hooks.poststop()
 	return nil
 }

@@ -50,7 +50,8 @@ func (r *Runtime) Restore(ctx context.Context, id string, o CreateOptions, from 
 
 func (c *Container) restore(ctx context.Context, o CreateOptions, from CheckpointOptions) (_ *Process, err error) {
 	b := &builder{id: c.ID, bundle: o.Bundle, spec: o.Spec}
-	rec := &record{ID: c.ID, Bundle: o.Bundle, Created: time.Now().UTC(), Cgroup: b.cgroupPath(), Spec: o.Spec, NoNewKeyring: o.NoNewKeyring}
+	rec := &record{ID: c.ID, Bundle: o.Bundle, Created: time.Now().UTC(), Cgroup: b.cgroupPath(), NoNewKeyring: o.NoNewKeyring}
+	rec.describe(o.Spec)
 	if err := c.runtime.save(rec); err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -24,9 +25,50 @@ type record struct {
 	StartTime uint64 // field 22 of /proc/PID/stat: tells the process from a later one of the same pid
 	Created   time.Time
 	Cgroup    string // path in the hierarchies
-	Spec      *specs.Spec
+	// Of the configuration, what start, kill, state and delete ask for.
+	Annotations map[string]string
+	Hooks       *specs.Hooks
+	Namespaces  []specs.LinuxNamespace
+	Spec        storedSpec
 	// NoNewKeyring: the container's processes keep the session keyring of their creator.
 	NoNewKeyring bool
+}
+
+// storedSpec is the configuration as create got it. It is decoded when somebody asks: most commands do not, and to
+// decode it is a good part of their time.
+type storedSpec struct {
+	spec *specs.Spec
+	text jsontext.Value
+}
+
+// MarshalJSONTo writes the configuration; null if there is none.
+func (s storedSpec) MarshalJSONTo(to *jsontext.Encoder) error { return json.MarshalEncode(to, s.spec) }
+
+// UnmarshalJSONFrom keeps the text.
+func (s *storedSpec) UnmarshalJSONFrom(from *jsontext.Decoder) error {
+	text, err := from.ReadValue()
+	s.text = text.Clone()
+	return err
+}
+
+// describe takes into the record what it keeps of the configuration.
+func (rec *record) describe(spec *specs.Spec) {
+	rec.Spec = storedSpec{spec: spec}
+	rec.Annotations, rec.Hooks, rec.Namespaces = spec.Annotations, spec.Hooks, spec.Linux.Namespaces
+}
+
+// spec is the container's configuration; an empty one if its creator was killed.
+func (rec *record) spec() (*specs.Spec, error) {
+	if rec.Spec.spec == nil {
+		spec := &specs.Spec{Root: &specs.Root{}}
+		if rec.Spec.text != nil {
+			if err := json.Unmarshal(rec.Spec.text, spec, lenient); err != nil {
+				return nil, fmt.Errorf("read state of container %s: %w", rec.ID, err)
+			}
+		}
+		rec.Spec.spec = spec
+	}
+	return rec.Spec.spec, nil
 }
 
 const maxID = 255 // bytes: it names a directory
@@ -91,9 +133,6 @@ func (c *Container) load() (*record, error) {
 	var rec record
 	if err := json.Unmarshal(text, &rec, lenient); err != nil {
 		return nil, fmt.Errorf("read state of container %s: %w", c.ID, err)
-	}
-	if rec.Spec == nil { // its creator was killed
-		rec.Spec = &specs.Spec{Root: &specs.Root{}}
 	}
 	return &rec, nil
 }
@@ -165,7 +204,7 @@ func (c *Container) State() (*specs.State, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &specs.State{Version: specs.Version, ID: c.ID, Status: c.status(rec), Bundle: rec.Bundle, Annotations: rec.Spec.Annotations}
+	s := &specs.State{Version: specs.Version, ID: c.ID, Status: c.status(rec), Bundle: rec.Bundle, Annotations: rec.Annotations}
 	if s.Status != specs.StateStopped {
 		s.Pid = rec.Pid
 	}
@@ -187,7 +226,7 @@ func (c *Container) Spec() (*specs.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	return rec.Spec, nil
+	return rec.spec()
 }
 
 // Cgroup opens the container's cgroup: statistics, processes, OOM kills.
