@@ -2,18 +2,23 @@
 
 # What a user of the runtime on a v2 machine has: a system and a user manager, the other runtimes, criu.
 debian_packages=systemd-sysv,dbus,dbus-user-session,libpam-systemd,udev,criu,runc,crun,iproute2,iptables,procps,uidmap,kmod
+debian_disk=$cache/debian.ext4 debian_size=1G
+if [ -n "$peers" ]; then
+  debian_packages+=,docker.io,containerd,podman,netavark,jq,gawk,ca-certificates
+  debian_disk=$cache/debian-peers.ext4 debian_size=2G
+fi
 
-debian_image() { # $cache/debian.ext4, which is made once, and $work/initrd with what changes
+debian_image() { # $debian_disk, which is made once, and $work/initrd with what changes
   need debootstrap e2fsprogs
-  if ! [ -f "$cache/debian.ext4" ]; then
+  if ! [ -f "$debian_disk" ]; then
     local scratch
     scratch=$(mktemp -d "$cache/debian.XXXXXX")
     debootstrap --variant=minbase --include="$debian_packages" bookworm "$scratch" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$work/debootstrap.log" ||
       { tail -20 "$work/debootstrap.log" >&2; rm -rf "$scratch"; exit 1; }
     debian_settle "$scratch"
-    mke2fs -q -t ext4 -d "$scratch" -E root_owner=0:0 "$work/debian.ext4" 1G
+    mke2fs -q -t ext4 -d "$scratch" -E root_owner=0:0 "$work/debian.ext4" $debian_size
     rm -rf "$scratch"
-    mv "$work/debian.ext4" "$cache/debian.ext4"
+    mv "$work/debian.ext4" "$debian_disk"
   fi
   local root=$work/root
   mkdir -p "$root"/{bin,gantry,proc,sys,dev,new}
@@ -21,6 +26,7 @@ debian_image() { # $cache/debian.ext4, which is made once, and $work/initrd with
   install -m 0755 $here/init-debian "$root/init"
   copy_modules "$root"
   build_tests "$root/gantry"
+  if [ -n "${GANTRY_VM_FILES:-}" ]; then cp -a "$GANTRY_VM_FILES" "$root/gantry/files"; fi
   printf '%s\n' "$command" >"$root/gantry/command"
   (cd "$root" && find . | cpio --quiet -o -H newc) >"$work/initrd"
 }
@@ -49,7 +55,7 @@ TimeoutStartSec=infinity
 ExecStart=/bin/sh -c '/bin/sh /gantry/command; echo "gantry-vm: exit status $?"; sync; reboot -ff'
 UNIT
   ln -s ../gantry-vm.service "$1/etc/systemd/system/multi-user.target.wants/"
-  for unit in getty@tty1 serial-getty@ttyS0 apt-daily.timer apt-daily-upgrade.timer systemd-timesyncd systemd-hwdb-update; do
+  for unit in getty@tty1 serial-getty@ttyS0 docker containerd apt-daily.timer apt-daily-upgrade.timer systemd-timesyncd systemd-hwdb-update; do
     case $unit in *.timer) ;; *) unit=$unit.service ;; esac
     ln -sf /dev/null "$1/etc/systemd/system/$unit"
   done

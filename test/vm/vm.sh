@@ -4,8 +4,9 @@
 #
 #   vm.sh [COMMAND]            busybox and the test binaries in an initial RAM file system
 #   vm.sh --systemd [COMMAND]  Debian with a systemd that manages the machine, runc, crun and criu
+#   vm.sh --peers [COMMAND]    the same, and docker, containerd and podman; their tests instead of the runtime's
 #
-# GANTRY_VM_MEMORY (MiB) and GANTRY_VM_TIMEOUT (seconds) bound the machine; GANTRY_VM_V1=1 mounts cgroup v1 instead
+# GANTRY_VM_FILES is a directory that the machine with Debian has as /gantry/files. GANTRY_VM_MEMORY (MiB) and GANTRY_VM_TIMEOUT (seconds) bound the machine; GANTRY_VM_V1=1 mounts cgroup v1 instead
 # of v2. Kernel and Debian are kept in the user's cache directory.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -13,12 +14,14 @@ here=test/vm
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/gantry-vm
 packages=(./cgroup ./spawn ./oci ./cmd/gantry-runtime)
 modules=(overlay veth bridge dummy loop null_blk bfq zram lzo lzo_rle cls_cgroup br_netfilter nf_tables virtio_pci virtio_blk
-  unix_diag inet_diag tcp_diag udp_diag raw_diag af_packet_diag netlink_diag tun fuse)
-mode=small
-if [ "${1:-}" = --systemd ]; then
-  mode=systemd
-  shift
-fi
+  unix_diag inet_diag tcp_diag udp_diag raw_diag af_packet_diag netlink_diag tun fuse
+  nf_conntrack_netlink nft_compat nft_chain_nat nft_counter xt_mark xt_conntrack xt_addrtype xt_comment xt_multiport xt_MASQUERADE xt_nat ip_tables ip6_tables)
+mode=small peers=
+case ${1:-} in
+--systemd) mode=systemd ;;
+--peers) mode=systemd peers=yes ;;
+esac
+if [ $mode = systemd ]; then shift; fi
 
 need() { # installs Debian packages that are missing
   local missing=() package
@@ -66,7 +69,7 @@ build_tests() { # DIRECTORY: the test binaries in their source directories, and 
     if [ -d "$package/testdata" ]; then cp -r "$package/testdata" "$1/src/$package/"; fi
   done
   mkdir -p "$1/bin" "$1/prebuilt"
-  go build -trimpath -ldflags '-s -w' -o "$1/prebuilt/" ./cmd/gantry-runtime ./cmd/toolbox ./oci/testdata/probe
+  go build -trimpath -ldflags '-s -w' -o "$1/prebuilt/" ./cmd/gantry-runtime ./cmd/toolbox ./oci/testdata/probe ./cmd/gantry-runtime/testdata/subject
   ln -sf /gantry/prebuilt/gantry-runtime "$1/bin/gantry-runtime"
   install -m 0755 $here/{go,tests,start} "$1/bin/"
 }
@@ -123,7 +126,7 @@ small)
 systemd)
   . $here/debian.sh
   debian_image
-  boot "root=/dev/vda ro systemd.show_status=0 $options" -drive "if=none,id=root,format=raw,snapshot=on,file=$cache/debian.ext4" \
+  boot "root=/dev/vda ro systemd.show_status=0 $options" -drive "if=none,id=root,format=raw,snapshot=on,file=$debian_disk" \
     -device virtio-blk-pci,drive=root
   ;;
 esac
