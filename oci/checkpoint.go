@@ -67,6 +67,9 @@ func (c *Container) checkpoint(ctx context.Context, rec *record, o CheckpointOpt
 	if err := j.checkFeatures(ctx); err != nil {
 		return err
 	}
+	if err := j.checkNames(); err != nil {
+		return err
+	}
 	opts := j.opts
 	opts.Pid, opts.Root, opts.LeaveRunning, opts.LinkRemap, opts.TCPSkipInFlight = rec.Pid, j.b.rootPath(), o.LeaveRunning, o.LinkRemap, o.TCPSkipInFlight
 	opts.ParentImage, opts.TrackMem, opts.PageServer = o.ParentPath, o.ParentPath != "" || o.PreDump, o.PageServer
@@ -238,6 +241,17 @@ func (j *criuJob) externalMounts() []specs.Mount {
 		list = append(list, specs.Mount{Destination: d.Path, Source: d.Path})
 	}
 	return list
+}
+
+// checkNames refuses what criu would read as the end of a mount's name: it puts names and sources together as
+// "mnt[NAME]:SOURCE" (CVE-2026-119101, CVE-2026-115520).
+func (j *criuJob) checkNames() error {
+	for _, m := range j.externalMounts() {
+		if strings.Contains(m.Destination, "]:") {
+			return fmt.Errorf("mount destination %q: criu cannot name what has \"]:\" in it", m.Destination)
+		}
+	}
+	return nil
 }
 
 // cgroupMounts are what a container without a cgroup namespace sees of its cgroups: see hostCgroups.

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
+	"sync"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -50,10 +52,15 @@ func deviceRules() []specs.LinuxDeviceCgroup {
 	return rules
 }
 
-// withDefaults adds the rules of every container to those of its configuration, where they are not among them.
+// withDefaults adds the rules of every container to those of its configuration, where they are not among them. What no
+// rule allows is denied, also where the configuration has none (GHSA-g54h-m393-cpwq). Without the host's privileges, which
+// the kernel wants for such rules, the configuration's are taken as they are: no device can be made there anyway.
 func withDefaults(rules []specs.LinuxDeviceCgroup) []specs.LinuxDeviceCgroup {
-	if len(rules) == 0 {
+	if !isHostRoot() && len(rules) == 0 {
 		return rules
+	}
+	if isHostRoot() && (len(rules) == 0 || !isForAllDevices(rules[0])) {
+		rules = slices.Insert(slices.Clone(rules), 0, specs.LinuxDeviceCgroup{Access: "rwm"})
 	}
 	all := slices.Clone(rules)
 	for _, r := range deviceRules() {
@@ -168,3 +175,15 @@ func (b *builder) makeNode(d specs.LinuxDevice, kind uint32) {
 	}
 	b.release(dir)
 }
+
+// isForAllDevices tells a rule that leaves nothing to those before it.
+func isForAllDevices(r specs.LinuxDeviceCgroup) bool {
+	wild := func(n *int64) bool { return n == nil || *n < 0 }
+	return (r.Type == "" || r.Type == "a") && wild(r.Major) && wild(r.Minor)
+}
+
+// isHostRoot tells whether this process is root, and of no user namespace below the host's; see user_namespaces(7).
+var isHostRoot = sync.OnceValue(func() bool {
+	text, err := os.ReadFile("/proc/self/uid_map")
+	return err == nil && os.Geteuid() == 0 && slices.Equal(strings.Fields(string(text)), []string{"0", "0", "4294967295"})
+})

@@ -183,6 +183,9 @@ func (j *criuJob) onMount(path string) bool {
 
 // forRestore completes the options.
 func (j *criuJob) forRestore(root string) error {
+	if err := j.checkNames(); err != nil {
+		return err
+	}
 	opts := j.opts
 	opts.Root, opts.EvasiveDevices, opts.RestoreSibling = root, true, true
 	for _, m := range j.externalMounts() {
