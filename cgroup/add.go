@@ -8,7 +8,7 @@ import (
 
 // Add moves a process, with all its threads, into the group.
 func (g *Group) Add(pid int) error {
-	for _, t := range g.host.trees() {
+	for _, t := range g.present().trees() {
 		if err := write(filepath.Join(t.mount, g.path, "cgroup.procs"), strconv.Itoa(pid)); err != nil {
 			return fmt.Errorf("move process %d into cgroup %s: %w", pid, g.path, err)
 		}

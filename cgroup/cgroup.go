@@ -37,6 +37,9 @@ type Group struct {
 // On failure nothing of the group is left.
 func Create(path string, res *specs.LinuxResources) (*Group, error) {
 	h, err := machine()
+	if err == nil && !h.whole() { // one was unmounted
+		h, err = reread()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +204,8 @@ func inheritCPUs(dir string) error {
 	return write(filepath.Join(dir, "cgroup.clone_children"), "1")
 }
 
-// Open returns a handle for an existing group; os.ErrNotExist if no hierarchy has it. The root is refused: who kills
+// Open returns a handle for an existing group, in the hierarchies that have it (one that was mounted later has not);
+// os.ErrNotExist if none has. The root is refused: who kills
 // or deletes it ends the machine.
 func Open(path string) (*Group, error) {
 	if !filepath.IsAbs(path) || filepath.Clean(path) == "/" {
@@ -211,13 +215,11 @@ func Open(path string) (*Group, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Group{path: filepath.Clean(path), host: h}
-	for _, t := range h.trees() {
-		if _, err := os.Stat(filepath.Join(t.mount, g.path)); err == nil {
-			return g, nil
-		}
+	path = filepath.Clean(path)
+	if h = h.having(path); h == nil {
+		return nil, fmt.Errorf("open cgroup %s: %w", path, os.ErrNotExist)
 	}
-	return nil, fmt.Errorf("open cgroup %s: %w", path, os.ErrNotExist)
+	return &Group{path: path, host: h}, nil
 }
 
 // Path is the path given to Create or Open.
@@ -258,14 +260,14 @@ func (e *Entry) Close() {
 	}
 }
 
-// Entry opens the group's entry. The caller closes it.
+// Entry opens the group's entry, of the hierarchies that have it. The caller closes it.
 func (g *Group) Entry() (*Entry, error) {
-	e := &Entry{}
-	for _, t := range g.host.trees() {
-		if err := e.open(t, filepath.Join(t.mount, g.path)); err != nil {
-			e.Close()
-			return nil, fmt.Errorf("open the entry of cgroup %s: %w", g.path, err)
-		}
+	e, err := g.entry(g.host.trees(), nil)
+	if errors.Is(err, os.ErrNotExist) {
+		e, err = g.entry(g.present().trees(), nil)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open the entry of cgroup %s: %w", g.path, err)
 	}
 	return e, nil
 }

@@ -15,7 +15,7 @@ func (g *Group) EntryBelow(below map[string]string) (*Entry, error) {
 	if len(below) == 0 {
 		return g.Entry()
 	}
-	trees := g.host.trees()
+	trees := g.present().trees()
 	for controller, path := range below {
 		if controller != "" && !slices.ContainsFunc(trees, func(t hierarchy) bool { return !t.v2 && t.has(controller) }) {
 			return nil, fmt.Errorf("unknown controller %s for a cgroup below %s", controller, g.path)
@@ -24,6 +24,15 @@ func (g *Group) EntryBelow(below map[string]string) (*Entry, error) {
 			return nil, fmt.Errorf("bad sub cgroup path %s: it is not below cgroup %s", path, g.path)
 		}
 	}
+	e, err := g.entry(trees, below)
+	if err != nil {
+		return nil, fmt.Errorf("adding pid to cgroups: %w", err)
+	}
+	return e, nil
+}
+
+// entry opens the group, or what is below it, in the given hierarchies.
+func (g *Group) entry(trees []hierarchy, below map[string]string) (*Entry, error) {
 	e := &Entry{}
 	for _, t := range trees {
 		dir := filepath.Join(t.mount, g.path, below[""])
@@ -34,7 +43,7 @@ func (g *Group) EntryBelow(below map[string]string) (*Entry, error) {
 		}
 		if err := e.open(t, dir); err != nil {
 			e.Close()
-			return nil, fmt.Errorf("adding pid to cgroups: %w", err)
+			return nil, err
 		}
 	}
 	return e, nil

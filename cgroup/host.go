@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // hierarchy is one mounted tree. On v2, controllers are those that the root offers.
@@ -26,15 +28,77 @@ type host struct {
 	unified *hierarchy
 }
 
-// machine is read once: hierarchies are mounted at boot.
-var machine = sync.OnceValues(func() (*host, error) {
+// found is what the machine was last seen to have: hierarchies are mounted at boot, and seldom later.
+var found struct {
+	sync.Mutex
+	host *host
+}
+
+// machine reads the host's hierarchies once, and again when reread says that they are others now.
+func machine() (*host, error) {
+	found.Lock()
+	defer found.Unlock()
+	if found.host != nil {
+		return found.host, nil
+	}
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, fmt.Errorf("find the cgroup hierarchies: %w", err)
 	}
 	defer f.Close()
-	return readHost(f, os.ReadFile)
-})
+	found.host, err = readHost(f, os.ReadFile)
+	return found.host, err
+}
+
+// reread is machine without its memory.
+func reread() (*host, error) {
+	found.Lock()
+	found.host = nil
+	found.Unlock()
+	return machine()
+}
+
+// whole tells that all hierarchies are still mounted: what is below a mount point that is left is no group.
+func (h *host) whole() bool {
+	for _, t := range h.trees() {
+		var stat unix.Statfs_t
+		if err := unix.Statfs(t.mount, &stat); err != nil || (stat.Type != unix.CGROUP_SUPER_MAGIC && stat.Type != unix.CGROUP2_SUPER_MAGIC) {
+			return false
+		}
+	}
+	return true
+}
+
+// present is the host as far as it has the group now: a handle may be older than a hierarchy's unmounting.
+func (g *Group) present() *host {
+	if h := g.host.having(g.path); h != nil {
+		return h
+	}
+	return g.host // whose errors tell
+}
+
+// having is the host with those hierarchies alone that have a group: one that was mounted later has it not. Nil if none has.
+func (h *host) having(path string) *host {
+	there := func(t hierarchy) bool { return unix.Access(filepath.Join(t.mount, path), unix.F_OK) == nil }
+	some, all := &host{}, true
+	for _, t := range h.v1 {
+		if !there(t) {
+			all = false
+			continue
+		}
+		some.v1 = append(some.v1, t)
+	}
+	if h.unified != nil && there(*h.unified) {
+		some.unified = h.unified
+	}
+	switch {
+	case some.unified == nil && len(some.v1) == 0:
+		return nil
+	case all && some.unified == h.unified:
+		return h
+	}
+	return some
+}
 
 // readHost reads /proc/self/mountinfo; see proc_pid_mountinfo(5). Of hierarchies mounted twice the first counts.
 func readHost(mountinfo io.Reader, read func(string) ([]byte, error)) (*host, error) {

@@ -272,7 +272,9 @@ func (j *criuJob) cgroupMounts(m specs.Mount) []specs.Mount {
 	}
 	var list []specs.Mount
 	for _, controllers := range hierarchies {
-		list = append(list, specs.Mount{Destination: m.Destination + "/" + strings.Join(controllers, ","), Source: group.Paths()[controllers[0]]})
+		if dir := group.Paths()[controllers[0]]; dir != "" { // else it was mounted later
+			list = append(list, specs.Mount{Destination: m.Destination + "/" + strings.Join(controllers, ","), Source: dir})
+		}
 	}
 	return list
 }
