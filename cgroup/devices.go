@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -12,8 +13,10 @@ import (
 
 // setDevices applies an ordered list of device rules, the last that matches wins.
 func (g *Group) setDevices(rules []specs.LinuxDeviceCgroup) error {
-	for _, r := range rules {
-		if err := checkDevice(r); err != nil {
+	rules = slices.Clone(rules)
+	for i, r := range rules {
+		rules[i].Access = strings.ReplaceAll(r.Access, "a", "") // some write "rwa", and runc takes it for "rw"
+		if err := checkDevice(rules[i]); err != nil {
 			return err
 		}
 	}

@@ -15,6 +15,7 @@ import (
 type setting struct {
 	controller, file, value, field string
 	optional                       bool // passed over where the kernel lacks the file
+	again                          bool // if it is invalid, it may be valid once the others are set
 }
 
 // Set applies limits; nil fields stay as they are.
@@ -35,14 +36,34 @@ func (g *Group) Set(res *specs.LinuxResources) error {
 	if err := g.checkUsage(res.Memory); err != nil {
 		return err
 	}
-	for _, s := range g.order(list) {
-		if err := g.apply(s); err != nil {
-			return err
-		}
+	if err := g.applyAll(g.order(list)); err != nil {
+		return err
 	}
 	if len(res.Devices) > 0 {
 		if err := g.setDevices(res.Devices); err != nil {
 			return fmt.Errorf("limit cgroup %s: devices: %w", g.path, err)
+		}
+	}
+	return nil
+}
+
+// applyAll writes the settings in their order. Of two that the kernel checks together, a period and its quota against the
+// parent's, the first may be refused for as long as the second is the old one.
+func (g *Group) applyAll(list []setting) error {
+	var late []setting
+	for _, s := range list {
+		err := g.apply(s)
+		if s.again && errors.Is(err, unix.EINVAL) {
+			late = append(late, s)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, s := range late {
+		if err := g.apply(s); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -165,6 +186,9 @@ func settingsV1(res *specs.LinuxResources) ([]setting, error) {
 		l = number(l, "cpu", "cpu.idle", "cpu.idle", c.Idle)
 		l = text(l, "cpuset", "cpuset.cpus", "cpu.cpus", c.Cpus)
 		l = text(l, "cpuset", "cpuset.mems", "cpu.mems", c.Mems)
+		for i, s := range l {
+			l[i].again = s.file == "cpu.cfs_period_us" || s.file == "cpu.cfs_burst_us" || s.file == "cpu.rt_period_us"
+		}
 	}
 	l = pids(l, res.Pids)
 	l = hugepages(l, res.HugepageLimits, func(size string) string { return "hugetlb." + size + ".limit_in_bytes" })
