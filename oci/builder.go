@@ -23,6 +23,7 @@ type builder struct {
 	dry    bool
 	files  []*os.File                            // open until the process has started
 	root   spawn.FD                              // the container's root, mounted detached
+	ending *spawn.FD                             // readable when a signal wants the waiting process to end; nil: it ends by itself
 	late   []string                              // mount points that become read-only in the end
 	idMaps map[string]int                        // descriptors of user namespaces, by their maps
 	joined map[specs.LinuxNamespaceType]spawn.FD // namespaces that have a path

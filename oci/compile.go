@@ -128,6 +128,7 @@ func (b *builder) container(o CreateOptions, entry *cgroup.Entry, fifo spawn.FD,
 		func() error { return b.stdio(o.Stdio, o.PreserveFDs) },
 		func() error { b.makeDirectory(b.spec.Process.Cwd); return nil },
 		b.seal,
+		func() error { return b.heedSignals(3 + len(o.PreserveFDs)) },
 		func() error { b.letGo(fifo, 3+len(o.PreserveFDs)); return nil },
 		func() error { return b.identity(b.spec.Process) },
 		func() error { return b.checkProgram(b.spec.Process) },
@@ -197,23 +198,6 @@ func (b *builder) hiddenNamespaces() error {
 // execve (CVE-2016-9962). It follows what the process writes to its own /proc, which is root's from here on.
 func (b *builder) hide() {
 	b.add("be not dumpable", unix.SYS_PRCTL, spawn.Flags(unix.PR_SET_DUMPABLE, "PR_SET_DUMPABLE"), spawn.Int(0), spawn.Int(0), spawn.Int(0), spawn.Int(0))
-}
-
-// letGo closes what the plan borrowed of the host, mounts and namespaces, which a created container would hold for as long
-// as it waits. Descriptors below free are the program's.
-func (b *builder) letGo(fifo spawn.FD, free int) {
-	for _, f := range b.files {
-		if num := int(f.Fd()); num != fifo.Num && num >= free {
-			b.add("close "+f.Name(), unix.SYS_CLOSE, spawn.Desc(spawn.FD{Num: num, Name: f.Name()})).Ignore = []unix.Errno{unix.EBADF}
-		}
-	}
-}
-
-// awaitStart is where create ends and start begins: the process waits for a byte in a FIFO that it holds open itself, so
-// that nobody blocks on it who should not.
-func (b *builder) awaitStart(fifo spawn.FD) {
-	b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: "created", Ready: true})
-	b.add("wait for start", unix.SYS_READ, spawn.Desc(fifo), spawn.Bytes(make([]byte, 1), "buffer"), spawn.Int(1))
 }
 
 // adjustOOM sets oom_score_adj while the host's /proc is still in sight. The root of a user namespace may not lower it.
