@@ -47,8 +47,8 @@ func validate(spec *specs.Spec) error {
 		}
 		seen[n.Type] = true
 	}
-	if !seen[specs.MountNamespace] {
-		return errors.New("config.json: linux.namespaces: a container needs a mount namespace of its own")
+	if !seen[specs.MountNamespace] && len(spec.Linux.MaskedPaths)+len(spec.Linux.ReadonlyPaths) > 0 {
+		return errors.New("config.json: linux.maskedPaths and linux.readonlyPaths need a mount namespace: without one they would be the host's")
 	}
 	for clock := range spec.Linux.TimeOffsets {
 		if !seen[specs.TimeNamespace] {

@@ -139,7 +139,13 @@ func (b *builder) exec(first spawn.FD, entry *cgroup.Entry, stdio Stdio, preserv
 	b.adjustOOM(false)
 	b.openLabels()
 	b.hide()
-	b.joinAll(first)
+	if b.inHostMounts() {
+		b.openFirstRoot()
+		b.joinAll(first)
+		b.enterFirstRoot(first)
+	} else {
+		b.joinAll(first)
+	}
 	b.keyring(noKeyring, false)
 	if p.Terminal {
 		if stdio.Console == nil {
@@ -172,7 +178,9 @@ func (b *builder) joinAll(first spawn.FD) {
 		}
 		flags |= cloneFlags[n.Type]
 	}
-	b.add("join the container's namespaces", unix.SYS_SETNS, spawn.Desc(first), spawn.Flags(flags, fmt.Sprintf("%#x", flags)))
+	if flags != 0 {
+		b.add("join the container's namespaces", unix.SYS_SETNS, spawn.Desc(first), spawn.Flags(flags, fmt.Sprintf("%#x", flags)))
+	}
 	if b.inUserNamespace() {
 		b.becomeRoot()
 	}

@@ -112,6 +112,7 @@ func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, er
 	b.plan.Meanwhile = func(pid int) { prepared = identify(pid) }
 	child, err := spawn.Start(&b.plan)
 	if err != nil {
+		b.detachRoot()
 		if hooks.begun {
 			hooks.state.Status, hooks.state.Pid = specs.StateStopped, 0
 			hooks.poststop()

@@ -37,15 +37,23 @@ func (b *builder) enterRoot(o CreateOptions) error {
 	if !known {
 		return fmt.Errorf("config.json: linux.rootfsPropagation: unknown value %q", b.spec.Linux.RootfsPropagation)
 	}
+	if b.inHostMounts() {
+		b.attachRoot(root, b.rootPath())
+		return nil
+	}
 	name := propagationName(propagation.host)
 	b.add("keep mounts from spreading ("+name+")", unix.SYS_MOUNT, spawn.Nil(), spawn.Str("/"), spawn.Nil(), spawn.Flags(propagation.host, name), spawn.Nil())
 	if propagation.host&unix.MS_SHARED != 0 { // pivot_root refuses a shared parent
 		b.add("make the old root private", unix.SYS_MOUNT, spawn.Nil(), spawn.Str("/"), spawn.Nil(), spawn.Flags(unix.MS_PRIVATE, "MS_PRIVATE"), spawn.Nil())
 	}
-	b.add("attach the root", unix.SYS_MOVE_MOUNT, spawn.Desc(root), spawn.Str(""), spawn.Int(unix.AT_FDCWD), spawn.Str(b.attachPoint()),
+	b.attachRoot(root, b.attachPoint())
+	return nil
+}
+
+func (b *builder) attachRoot(root spawn.FD, point string) {
+	b.add("attach the root", unix.SYS_MOVE_MOUNT, spawn.Desc(root), spawn.Str(""), spawn.Int(unix.AT_FDCWD), spawn.Str(point),
 		spawn.Flags(unix.MOVE_MOUNT_F_EMPTY_PATH, "MOVE_MOUNT_F_EMPTY_PATH"))
 	b.root = root
-	return nil
 }
 
 // attachPoint is a directory that every host has and every user may pass through. Only the container's own mount
@@ -99,6 +107,12 @@ func (b *builder) spreadRoot() {
 
 // pivot makes the attached root the process's root and lets go of the host's. See pivot_root(2), "pivot_root(".", ".")".
 func (b *builder) pivot(no bool) error {
+	if b.inHostMounts() { // whose root stays what it is: confine has made the container's the process's
+		b.add("go to /", unix.SYS_CHDIR, spawn.Str("/"))
+		b.spreadRoot()
+		b.forgetOldRoot()
+		return nil
+	}
 	b.add("go to the old root", unix.SYS_FCHDIR, spawn.Of(slotOldRoot))
 	b.add("walk paths from there", unix.SYS_CHROOT, spawn.Str("."))
 	if no {

@@ -139,7 +139,7 @@ var callNames = map[uintptr]string{
 	unix.SYS_KILL: "kill", unix.SYS_LINKAT: "linkat", unix.SYS_MMAP: "mmap", unix.SYS_MEMFD_CREATE: "memfd_create", unix.SYS_MKDIRAT: "mkdirat",
 	unix.SYS_MKNODAT: "mknodat", unix.SYS_MOUNT: "mount", unix.SYS_MOUNT_SETATTR: "mount_setattr",
 	unix.SYS_MOVE_MOUNT: "move_mount", unix.SYS_NANOSLEEP: "nanosleep", unix.SYS_OPENAT: "openat", unix.SYS_OPENAT2: "openat2",
-	unix.SYS_OPEN_TREE: "open_tree", unix.SYS_PERSONALITY: "personality", unix.SYS_PIPE2: "pipe2",
+	unix.SYS_OPEN_TREE: "open_tree", unix.SYS_PERSONALITY: "personality", unix.SYS_PIDFD_SEND_SIGNAL: "pidfd_send_signal", unix.SYS_PIPE2: "pipe2",
 	unix.SYS_PIVOT_ROOT: "pivot_root", unix.SYS_PPOLL: "ppoll", unix.SYS_PRCTL: "prctl", unix.SYS_PRLIMIT64: "prlimit64", unix.SYS_READ: "read",
 	unix.SYS_READLINKAT: "readlinkat", unix.SYS_RENAMEAT2: "renameat2", unix.SYS_RT_SIGPROCMASK: "rt_sigprocmask",
 	unix.SYS_SCHED_SETAFFINITY: "sched_setaffinity", unix.SYS_SCHED_SETATTR: "sched_setattr", unix.SYS_SECCOMP: "seccomp",
