@@ -7,7 +7,7 @@ runs=${RUNS:-20}
 . "$(dirname "$0")/leaks.sh"
 
 need=()
-for package in docker.io containerd runc crun hyperfine jq procps; do
+for package in docker.io containerd runc crun jq procps time gcc libc6-dev; do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || need+=("$package")
 done
 if ((${#need[@]})); then
@@ -52,37 +52,89 @@ dockerd --data-root "$dir/docker/data" --exec-root "$dir/docker/run" --pidfile "
 dockerd=$!
 until $docker version >/dev/null 2>&1; do sleep 0.2; done
 
-# The same image for all: the embedded one, as a tar of its files.
+# The same image for both engines: the embedded one, as a tar of its files.
 id=$($gantry create toolbox true)
-upper=$($gantry inspect -f '{{.GraphDriver.Data.UpperDir}}' "$id")
 lower=$(ls -d "$dir"/gantry/root/images/layers/*/fs | head -1)
-cp -a "$lower/." "$dir/bundle/rootfs/"
+tar -C "$lower" -c . | $docker import -c 'CMD ["sh"]' - toolbox >/dev/null
 $gantry rm "$id" >/dev/null
-tar -C "$dir/bundle/rootfs" -c . | $docker import -c 'CMD ["sh"]' - toolbox >/dev/null
-(cd "$dir/bundle" && runc spec && jq '.process.terminal=false | .process.args=["true"]' config.json >c && mv c config.json)
 
-median() { # milliseconds of a command
-  hyperfine -N --warmup 3 --runs "$runs" --export-json "$dir/result" "$1" >/dev/null 2>"$dir/errors" || { cat "$dir/errors" >&2; return 1; }
-  jq -r '.results[0].median * 1000' "$dir/result"
-}
+# The same bundle for the runtimes: the host's true and sleep.
+rootfs=$dir/bundle/rootfs
+for program in /bin/true /bin/sleep; do
+  { echo "$program"; ldd "$program" | grep -o '/[^ ]*'; } | while read -r file; do
+    install -D "$file" "$rootfs/$file"
+  done
+done
+(cd "$dir/bundle" && runc spec && jq '.process.terminal=false | .process.args=["/bin/true"]' config.json >c && mv c config.json)
+cp -a "$dir/bundle" "$dir/sleeping"
+(cd "$dir/sleeping" && jq '.process.args=["/bin/sleep","100000"] | .linux.cgroupsPath="bench-sleeping"' "$dir/bundle/config.json" >config.json)
+
+(cd "$(dirname "$0")/.." && CGO_ENABLED=0 go build -o "$dir/bench" ./internal/bench)
+gcc -O2 -o "$dir/floor" "$(dirname "$0")/floor.c"
+
+compare() { "$dir/bench" compare -runs "$runs" "$@"; } # medians in milliseconds, a line for each command
 row() { # what, gantry, peer's name, peer
   awk -v w="$1" -v a="$2" -v n="$3" -v b="$4" 'BEGIN { printf "%-44s %10.2f   %-12s %10.2f   %6.1f x\n", w, a, n, b, b / a }'
 }
-printf '%-44s %10s   %-12s %10s   %8s\n' "" gantry peer "" ratio
+beside_docker() { # what, arguments of both clients
+  local m
+  m=($(compare "$gantry $2" "$docker $2"))
+  row "$1" "${m[0]}" docker "${m[1]}"
+}
+ours="$bin/gantry-runtime --root $dir/runtime" # state on the same kind of file system for all
+runc="runc --root $dir/runc"
+crun="crun --root $dir/crun"
+beside_runtimes() { # what, a command with RUNTIME in it
+  local m
+  m=($(compare "${2//RUNTIME/$ours}" "${2//RUNTIME/$runc}" "${2//RUNTIME/$crun}"))
+  row "$1" "${m[0]}" runc "${m[1]}"
+  row "$1" "${m[0]}" crun "${m[2]}"
+}
 
-g=$(median "$gantry run --rm toolbox true")
-row "run --rm true, bridge (ms)" "$g" docker "$(median "$docker run --rm toolbox true")"
-g=$(median "$gantry run --rm --network none toolbox true")
-row "run --rm true, no network (ms)" "$g" docker "$(median "$docker run --rm --network none toolbox true")"
+printf '%-44s %10s   %-12s %10s   %8s\n' "" gantry peer "" ratio
+beside_docker "run --rm true, bridge (ms)" "run --rm toolbox true"
+beside_docker "run --rm true, no network (ms)" "run --rm --network none toolbox true"
 
 $gantry run -d --name idle toolbox sleep 100000 >/dev/null
 $docker run -d --name idle toolbox sleep 100000 >/dev/null
-g=$(median "$gantry exec idle true")
-row "exec true (ms)" "$g" docker "$(median "$docker exec idle true")"
+beside_docker "exec true (ms)" "exec idle true"
 
-g=$(median "$bin/gantry-runtime --root $dir/runtime run --bundle $dir/bundle bench")
-row "runtime: run true (ms)" "$g" runc "$(median "runc --root $dir/runc run --bundle $dir/bundle bench")"
-row "runtime: run true (ms)" "$g" crun "$(median "crun --root $dir/crun run --bundle $dir/bundle bench")"
+beside_runtimes "runtime: run true (ms)" "RUNTIME run --bundle $dir/bundle bench"
+beside_runtimes "runtime: create, start, delete true (ms)" \
+  "RUNTIME create --bundle $dir/bundle bench ; RUNTIME start bench ; RUNTIME delete --force bench"
+for r in "$ours" "$runc" "$crun"; do $r run --detach --bundle "$dir/sleeping" sleeping </dev/null >/dev/null 2>&1; done
+beside_runtimes "runtime: exec true (ms)" "RUNTIME exec sleeping /bin/true"
+for r in "$ours" "$runc" "$crun"; do $r delete --force sleeping; done
+
+peak() { # KiB of the largest process of a command
+  command time -f %M -o "$dir/peak" "$@" 2>/dev/null
+  tail -1 "$dir/peak"
+}
+g=$(peak $ours run --bundle "$dir/bundle" bench)
+row "runtime: peak memory of run (KiB)" "$g" runc "$(peak $runc run --bundle "$dir/bundle" bench)"
+row "runtime: peak memory of run (KiB)" "$g" crun "$(peak $crun run --bundle "$dir/bundle" bench)"
+
+waiting=0
+for n in 1 100 1000; do # a created container waits for its start
+  while ((waiting < n)); do
+    $ours create --bundle "$dir/bundle" "waiting$((++waiting))" </dev/null >/dev/null 2>&1
+  done
+  m=($(compare "$ours run --bundle $dir/bundle bench"))
+  printf '%-44s %10.2f\n' "runtime: run true beside $n containers (ms)" "${m[0]}"
+done
+for i in $(seq $waiting); do $ours delete --force "waiting$i"; done
+
+group=/sys/fs/cgroup/memory/bench-floor
+[ -d /sys/fs/cgroup/memory ] || group=/sys/fs/cgroup/bench-floor
+library() { # ms a container of a program that makes them one after the other
+  mkdir -p "$dir/work" $group
+  "$@" "$rootfs" "$dir/work" $group 200
+  rm -rf "$dir/work"
+  find $group -depth -type d -exec rmdir {} +
+}
+c=$(library "$dir/floor")
+row "library: a process with a root of its own (ms)" "$(library "$dir/bench" spawn)" "bare C" "$c"
+printf '%-44s %10.2f\n' "library: create, start, delete true (ms)" "$("$dir/bench" oci "$dir/bundle" "$dir/oci" 200 2>/dev/null)"
 
 many() { # containers a second, 60 started 8 at a time
   local began ended
