@@ -17,7 +17,7 @@ fi
 
 dir=$(mktemp -d)
 gantry="$bin/gantry -H unix://$dir/gantry/run/gantry.sock"
-docker="docker -H unix://$dir/docker/docker.sock"
+docker="/usr/bin/docker -H unix://$dir/docker/docker.sock"
 hugetlb=
 end() {
   $gantry ps -aq 2>/dev/null | xargs -r $gantry rm -f >/dev/null || true
@@ -26,7 +26,10 @@ end() {
   wait
   "$bin/gantryd" --root "$dir/gantry/root" --run "$dir/gantry/run" --teardown || true
   ip link delete dockerbench 2>/dev/null || true
-  [ -z "$hugetlb" ] || { umount "$hugetlb"; rmdir "$hugetlb"; }
+  if [ -n "$hugetlb" ]; then
+    find "$hugetlb" -mindepth 1 -depth -type d -exec rmdir {} + 2>/dev/null || true
+    umount "$hugetlb" && rmdir "$hugetlb"
+  fi
   while pgrep -f "$dir" >/dev/null; do sleep 0.2; done
   umount "$dir"/docker/run/netns/* 2>/dev/null || true
   rm -rf "$dir"
@@ -72,14 +75,17 @@ cp -a "$dir/bundle" "$dir/sleeping"
 (cd "$(dirname "$0")/.." && CGO_ENABLED=0 go build -o "$dir/bench" ./internal/bench)
 gcc -O2 -o "$dir/floor" "$(dirname "$0")/floor.c"
 
-compare() { "$dir/bench" compare -runs "$runs" "$@"; } # medians in milliseconds, a line for each command
-row() { # what, gantry, peer's name, peer
-  awk -v w="$1" -v a="$2" -v n="$3" -v b="$4" 'BEGIN { printf "%-44s %10.2f   %-12s %10.2f   %6.1f x\n", w, a, n, b, b / a }'
+compare() { "$dir/bench" compare -runs "$runs" "$@" 2>"$dir/complaints" || { cat "$dir/complaints" >&2; false; }; }
+row() { # what, gantry, peer's name, peer, and perhaps both again when run in a row
+  awk -v w="$1" -v a="$2" -v n="$3" -v b="$4" -v c="${5:-}" -v d="${6:-}" 'BEGIN {
+    printf "%-42s %10.2f  %-7s %10.2f %7.1f x", w, a, n, b, b / a
+    if (c) printf "   %8.2f %8.2f %6.1f x", c, d, d / c
+    print "" }'
 }
 beside_docker() { # what, arguments of both clients
   local m
   m=($(compare "$gantry $2" "$docker $2"))
-  row "$1" "${m[0]}" docker "${m[1]}"
+  row "$1" "${m[0]}" docker "${m[2]}" "${m[1]}" "${m[3]}"
 }
 ours="$bin/gantry-runtime --root $dir/runtime" # state on the same kind of file system for all
 runc="runc --root $dir/runc"
@@ -87,11 +93,11 @@ crun="crun --root $dir/crun"
 beside_runtimes() { # what, a command with RUNTIME in it
   local m
   m=($(compare "${2//RUNTIME/$ours}" "${2//RUNTIME/$runc}" "${2//RUNTIME/$crun}"))
-  row "$1" "${m[0]}" runc "${m[1]}"
-  row "$1" "${m[0]}" crun "${m[2]}"
+  row "$1" "${m[0]}" runc "${m[2]}" "${m[1]}" "${m[3]}"
+  row "$1" "${m[0]}" crun "${m[4]}" "${m[1]}" "${m[5]}"
 }
 
-printf '%-44s %10s   %-12s %10s   %8s\n' "" gantry peer "" ratio
+printf '%-42s %10s  %-7s %10s %9s   %8s %8s %8s\n' "" "gantry" "peer" "" "ratio" "in a row" "peer" "ratio"
 beside_docker "run --rm true, bridge (ms)" "run --rm toolbox true"
 beside_docker "run --rm true, no network (ms)" "run --rm --network none toolbox true"
 
@@ -119,8 +125,7 @@ for n in 1 100 1000; do # a created container waits for its start
   while ((waiting < n)); do
     $ours create --bundle "$dir/bundle" "waiting$((++waiting))" </dev/null >/dev/null 2>&1
   done
-  m=($(compare "$ours run --bundle $dir/bundle bench"))
-  printf '%-44s %10.2f\n' "runtime: run true beside $n containers (ms)" "${m[0]}"
+  beside_runtimes "runtime: run true beside $n (ms)" "RUNTIME run --bundle $dir/bundle bench"
 done
 for i in $(seq $waiting); do $ours delete --force "waiting$i"; done
 
@@ -134,7 +139,7 @@ library() { # ms a container of a program that makes them one after the other
 }
 c=$(library "$dir/floor")
 row "library: a process with a root of its own (ms)" "$(library "$dir/bench" spawn)" "bare C" "$c"
-printf '%-44s %10.2f\n' "library: create, start, delete true (ms)" "$("$dir/bench" oci "$dir/bundle" "$dir/oci" 200 2>/dev/null)"
+printf '%-42s %10.2f\n' "library: create, start, delete true (ms)" "$("$dir/bench" oci "$dir/bundle" "$dir/oci" 200 2>/dev/null)"
 
 many() { # containers a second, 60 started 8 at a time
   local began ended
@@ -151,7 +156,7 @@ outside_docker() { resident "dockerd --data-root $dir|containerd.*$dir/docker|co
 
 g0=$(outside_gantry) d0=$(outside_docker)
 g=$(many "$gantry") d=$(many "$docker")
-awk -v g="$g" -v d="$d" 'BEGIN { printf "%-44s %10.2f   %-12s %10.2f   %6.1f x\n", "60 containers, 8 at a time (a second)", g, "docker", d, g / d }'
+awk -v g="$g" -v d="$d" 'BEGIN { printf "%-42s %10.2f  %-7s %10.2f %7.1f x\n", "60 containers, 8 at a time (a second)", g, "docker", d, g / d }'
 g1=$(outside_gantry) d1=$(outside_docker)
 row "memory an idle container adds outside (KiB)" "$(((g1 - g0) / 60 + 1))" docker "$(((d1 - d0) / 60))"
 $gantry ps -aq | xargs $gantry rm -f >/dev/null

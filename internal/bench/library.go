@@ -52,7 +52,9 @@ func floorPlan(rootfs, dir string) *spawn.Plan {
 	mount := func(source, target, kind string, flags uintptr, data string) {
 		p.Add("mount "+kind+" on "+target, unix.SYS_MOUNT, spawn.Str(source), spawn.Str(target), spawn.Str(kind), spawn.Int(int(flags)), spawn.Str(data))
 	}
-	mkdir := func(path string) { p.Add("make "+path, unix.SYS_MKDIRAT, spawn.Int(unix.AT_FDCWD), spawn.Str(path), spawn.Int(0o755)) }
+	mkdir := func(path string) {
+		p.Add("make "+path, unix.SYS_MKDIRAT, spawn.Int(unix.AT_FDCWD), spawn.Str(path), spawn.Int(0o755))
+	}
 	chdir := func(path string) { p.Add("go to "+path, unix.SYS_CHDIR, spawn.Str(path)) }
 	mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, "")
 	mount("overlay", dir+"/merged", "overlay", 0, "lowerdir="+rootfs+",upperdir="+dir+"/upper,workdir="+dir+"/work")

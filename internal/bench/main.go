@@ -1,13 +1,12 @@
 // Command bench measures for test/bench.sh what a shell cannot: it runs commands in turn, so that whatever disturbs the
-// machine disturbs them alike, and containers without a process in between.
+// machine disturbs them alike, and makes containers without a process in between.
 //
-//	bench compare [-runs N] [-pause D] COMMAND…   the median time of each, in ms; "A ; B" are programs one after the other
+//	bench compare [-runs N] [-pause D] COMMAND…   the median times of each, in ms; "A ; B" are programs one after the other
 //	bench spawn ROOTFS WORKDIR CGROUP N           ms a container that package spawn makes (test/floor.c is the same in C)
 //	bench oci BUNDLE ROOT N                       ms a container that package oci creates, starts and deletes
 package main
 
 import (
-	"errors"
 	"flag"
 	"fmt"
 	"log"
@@ -59,46 +58,57 @@ func withCount(args []string, want int, measure func(n int) (time.Duration, erro
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// compare prints the median of each command, on a line each.
+// warmUp is how often a command runs before it is measured.
+const warmUp = 2
+
+// compare prints two medians for each command, on a line: when the commands take turns, with a pause before each, so
+// that none pays for what another left to the kernel; and when each runs again and again without a pause.
 func compare(args []string) error {
 	flags := flag.NewFlagSet("compare", flag.ContinueOnError)
 	runs := flags.Int("runs", 20, "`TIMES` that each command is measured")
-	pause := flags.Duration("pause", 50*time.Millisecond, "`TIME` before each: what the one before left to the kernel is done")
+	pause := flags.Duration("pause", 50*time.Millisecond, "`TIME` before each turn")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	const warmUp = 2
-	times := make([][]time.Duration, flags.NArg())
-	for round := range warmUp + *runs {
+	inTurn := make([][]time.Duration, flags.NArg())
+	for range warmUp + *runs {
 		for i, command := range flags.Args() {
 			time.Sleep(*pause)
-			took, err := run(command)
-			if err != nil {
+			if err := measure(command, &inTurn[i]); err != nil {
 				return err
-			}
-			if round >= warmUp {
-				times[i] = append(times[i], took)
 			}
 		}
 	}
-	for _, t := range times {
-		slices.Sort(t)
-		fmt.Printf("%.3f\n", milliseconds(t[len(t)/2]))
+	for i, command := range flags.Args() {
+		time.Sleep(time.Second) // for what the one before has left
+		var inARow []time.Duration
+		for range warmUp + *runs {
+			if err := measure(command, &inARow); err != nil {
+				return err
+			}
+		}
+		fmt.Printf("%.3f %.3f\n", median(inTurn[i]), median(inARow))
 	}
 	return nil
 }
 
-// run is how long a command takes, whose words have no spaces in them.
-func run(command string) (time.Duration, error) {
+// median is that of the measured runs, in milliseconds.
+func median(times []time.Duration) float64 {
+	measured := slices.Sorted(slices.Values(times[warmUp:]))
+	return milliseconds(measured[len(measured)/2])
+}
+
+// measure runs a command, whose words have no spaces in them, and notes how long it took.
+func measure(command string, times *[]time.Duration) error {
 	began := time.Now()
 	for program := range strings.SplitSeq(command, " ; ") {
 		words := strings.Fields(program)
 		c := exec.Command(words[0], words[1:]...)
-		var complaint strings.Builder
-		c.Stderr = &complaint
+		c.Stderr = os.Stderr // not a pipe: what goes on in the background would hold it
 		if err := c.Run(); err != nil {
-			return 0, errors.Join(fmt.Errorf("%s: %w", program, err), errors.New(complaint.String()))
+			return fmt.Errorf("%s: %w", program, err)
 		}
 	}
-	return time.Since(began), nil
+	*times = append(*times, time.Since(began))
+	return nil
 }
