@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -19,6 +20,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"gantry/internal/logs"
@@ -148,7 +150,10 @@ func (x *execution) run(ctx context.Context, o ExecStart) (*net.UnixConn, error)
 		return nil, err
 	}
 	request := &task.ExecProcessRequest{
-		ID: c.ID, ExecID: x.ID, Terminal: x.request.Tty, Stdout: "attach:", Stderr: "attach:", Spec: &anypb.Any{TypeUrl: specAny, Value: value},
+		ID: c.ID, ExecID: x.ID, Terminal: x.request.Tty, Stdout: client.AttachWait, Stderr: client.AttachWait, Spec: &anypb.Any{TypeUrl: specAny, Value: value},
+	}
+	if o.Detach {
+		request.Stdout, request.Stderr = "attach:", "attach:"
 	}
 	if x.request.AttachStdin {
 		request.Stdin = "attach:?once"
@@ -159,26 +164,54 @@ func (x *execution) run(ctx context.Context, o ExecStart) (*net.UnixConn, error)
 	if _, err := shim.Task.Exec(ctx, request); err != nil {
 		return nil, native(err)
 	}
-	var conn *net.UnixConn
-	if !o.Detach {
-		attach := client.AttachRequest{ID: c.ID, ExecID: x.ID, Stdin: x.request.AttachStdin, Stdout: x.request.AttachStdout, Stderr: x.request.AttachStderr}
-		if conn, err = shim.Attach(ctx, attach); err != nil {
-			x.drop(ctx, shim)
-			return nil, err
-		}
-	}
+	attached := x.attach(ctx, shim, o)
 	response, err := shim.Task.Start(ctx, &task.StartRequest{ID: c.ID, ExecID: x.ID})
-	if err != nil {
-		if conn != nil {
-			_ = conn.Close()
+	conn := <-attached
+	if err = errors.Join(native(err), conn.err); err != nil {
+		if conn.stream != nil {
+			_ = conn.stream.Close()
 		}
-		x.drop(ctx, shim)
-		return nil, native(err)
+		x.abandon(ctx, shim)
+		return nil, err
 	}
 	x.mu.Lock()
 	x.running, x.pid = true, int(response.Pid)
 	x.mu.Unlock()
-	return conn, nil
+	return conn.stream, nil
+}
+
+// execConn is a connection to the streams of a process; nil if it is detached.
+type execConn struct {
+	stream *net.UnixConn
+	err    error
+}
+
+// attach connects while the process starts: its output waits.
+func (x *execution) attach(ctx context.Context, shim *client.Shim, o ExecStart) <-chan execConn {
+	attached := make(chan execConn, 1)
+	if o.Detach {
+		attached <- execConn{}
+		return attached
+	}
+	r := client.AttachRequest{
+		ID: x.container.ID, ExecID: x.ID, Stdin: x.request.AttachStdin, Stdout: x.request.AttachStdout, Stderr: x.request.AttachStderr,
+	}
+	go func() {
+		var a execConn
+		a.stream, a.err = shim.Attach(ctx, r)
+		attached <- a
+	}()
+	return attached
+}
+
+// abandon ends a process that nobody will watch, if it was made.
+func (x *execution) abandon(ctx context.Context, shim *client.Shim) {
+	ctx = context.WithoutCancel(ctx)
+	id := x.container.ID
+	if _, err := shim.Task.Kill(ctx, &task.KillRequest{ID: id, ExecID: x.ID, Signal: uint32(unix.SIGKILL)}); err == nil {
+		_, _ = shim.Task.Wait(ctx, &task.WaitRequest{ID: id, ExecID: x.ID}) // drop tells what went wrong
+	}
+	x.drop(ctx, shim)
 }
 
 func (x *execution) drop(ctx context.Context, shim *client.Shim) {

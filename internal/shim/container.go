@@ -256,17 +256,11 @@ func (c *container) startExec(ctx context.Context, p *process) error {
 }
 
 func (c *container) spawnExec(ctx context.Context, p *process, spec *specs.Process) error {
-	o, err := p.stdio(c.server.path(fmt.Sprintf("exec.%d", c.server.execs.Add(1))))
+	o, err := p.stdio("")
 	defer func() { closeAll([]*os.File{o.Stdin, o.Stdout, o.Stderr}) }()
 	if err != nil {
 		return err
 	}
-	for _, path := range p.fifos { // nobody adopts an exec: the names go at once
-		if err := removeFile(path); err != nil {
-			return err
-		}
-	}
-	p.fifos = nil
 	child, err := c.oci.Exec(ctx, spec, o)
 	if err != nil {
 		return err

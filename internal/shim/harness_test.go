@@ -226,12 +226,17 @@ func (h *host) attach(r client.AttachRequest) io.ReadWriteCloser {
 }
 
 func (h *host) exec(id, execID, script string, terminal bool) error {
+	return h.execTo("attach:", id, execID, script, terminal)
+}
+
+// execTo prepares a process whose outputs have an address.
+func (h *host) execTo(output, id, execID, script string, terminal bool) error {
 	value, err := json.Marshal(&specs.Process{Args: strings.Fields(script), Env: []string{"PATH=/usr/bin:/bin"}, Cwd: "/"})
 	if err != nil {
 		return err
 	}
 	_, err = h.Task.Exec(h.t.Context(), &task.ExecProcessRequest{
-		ID: id, ExecID: execID, Terminal: terminal, Stdin: "attach:?once", Stdout: "attach:", Stderr: "attach:", Spec: &anypb.Any{Value: value},
+		ID: id, ExecID: execID, Terminal: terminal, Stdin: "attach:?once", Stdout: output, Stderr: output, Spec: &anypb.Any{Value: value},
 	})
 	return errgrpc.ToNative(err)
 }

@@ -3,6 +3,7 @@ package shim
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"sync"
 
@@ -33,6 +34,9 @@ func (o *output) run() {
 	defer close(o.done)
 	if !o.streams.terminal { // the close of a terminal is SIGHUP, even to a process that has only closed its side of it
 		defer func() { _ = o.file.Close() }()
+	}
+	if held := o.streams.held; held != nil {
+		<-held
 	}
 	for {
 		buf, n, err := o.read()
@@ -150,4 +154,22 @@ func newFIFO(path string) (ours, theirs *os.File, err error) {
 		return nil, nil, errors.Join(&os.PathError{Op: "open", Path: path, Err: err}, ours.Close(), os.Remove(path))
 	}
 	return ours, os.NewFile(uintptr(fd), path), nil
+}
+
+// newOutputPipe is newFIFO without a name, for a process that no other supervisor looks for.
+func newOutputPipe() (ours, theirs *os.File, err error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, os.NewSyscallError("pipe2", err)
+	}
+	defer func() { _ = unix.Close(fds[1]) }()
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		return nil, nil, errors.Join(os.NewSyscallError("fcntl", err), unix.Close(fds[0]))
+	}
+	path := fmt.Sprintf("/proc/self/fd/%d", fds[1])
+	both, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, errors.Join(&os.PathError{Op: "open", Path: path, Err: err}, unix.Close(fds[0]))
+	}
+	return os.NewFile(uintptr(fds[0]), "output"), os.NewFile(uintptr(both), "output"), nil
 }

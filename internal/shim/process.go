@@ -58,7 +58,7 @@ func (p *process) number() uint32 {
 }
 
 // stdio makes the process's ends of its streams; they are closed when the process has them. path is where its FIFOs
-// stand: PATH.stdout and PATH.stderr.
+// stand: PATH.stdout and PATH.stderr. With an empty path they have no names: nobody adopts the process.
 func (p *process) stdio(path string) (o oci.Stdio, err error) {
 	s := p.streams
 	if filepath.IsAbs(p.stdin) {
@@ -93,18 +93,27 @@ func (p *process) stdio(path string) (o oci.Stdio, err error) {
 		if out.address == "" {
 			continue
 		}
-		name := path + "." + out.stream.String()
-		ours, theirs, err := newFIFO(name)
+		ours, theirs, err := p.newOutput(path, out.stream)
 		if err != nil {
 			return o, err
 		}
 		*out.file = theirs
-		p.fifos = append(p.fifos, name)
 		if err := s.copy(out.stream, ours); err != nil {
 			return o, errors.Join(err, ours.Close())
 		}
 	}
 	return o, nil
+}
+
+func (p *process) newOutput(path string, stream logs.Stream) (ours, theirs *os.File, err error) {
+	if path == "" {
+		return newOutputPipe()
+	}
+	name := path + "." + stream.String()
+	if ours, theirs, err = newFIFO(name); err == nil {
+		p.fifos = append(p.fifos, name)
+	}
+	return ours, theirs, err
 }
 
 func closeAll(files []*os.File) {

@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	task "github.com/containerd/containerd/api/runtime/task/v3"
@@ -42,7 +41,6 @@ type Server struct {
 	config  Config
 	runtime *oci.Runtime
 	events  *publisher
-	execs   atomic.Int64 // how many there were: names of their FIFOs
 
 	mu         sync.Mutex
 	containers map[string]*container // nil: being created

@@ -197,6 +197,31 @@ func TestTerminal(t *testing.T) {
 	}
 }
 
+// What a process writes before its first client comes waits for it; a process without one still ends.
+func TestOutputWaitsForItsFirstClient(t *testing.T) {
+	h := newHost(t)
+	h.run("c", "sleep 100")
+	for _, id := range []string{"seen", "unseen"} {
+		if err := h.execTo(client.AttachWait, "c", id, "echo hi", false); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.Task.Start(t.Context(), &task.StartRequest{ID: "c", ExecID: id}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(200 * time.Millisecond) // both have written and ended
+	out, err := io.ReadAll(h.attach(client.AttachRequest{ID: "c", ExecID: "seen", Stdout: true}))
+	if want := "\x01\x00\x00\x00\x00\x00\x00\x03hi\n"; err != nil || string(out) != want {
+		t.Errorf("output %q (%v), want %q", out, err, want)
+	}
+	for _, id := range []string{"seen", "unseen"} {
+		response, err := h.Task.Wait(t.Context(), &task.WaitRequest{ID: "c", ExecID: id})
+		if err != nil || response.ExitStatus != 0 {
+			t.Errorf("wait for %s: %v, %v", id, response, err)
+		}
+	}
+}
+
 func TestExec(t *testing.T) {
 	h := newHost(t)
 	h.run("c", "sleep 100")

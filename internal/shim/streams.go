@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/logs"
+	"gantry/internal/shim/client"
 )
 
 // streams are the three standard streams of one process on our side, and who is attached to them.
@@ -34,7 +35,9 @@ type streams struct {
 	ended   bool
 	ready   chan struct{} // closed when stdin is there: a terminal has none before it starts
 	isReady sync.Once
-	once    bool // stdin ends with the first client
+	once    bool          // stdin ends with the first client
+	held    chan struct{} // nil, or closed when the output need not wait any more for a client
+	unhold  func()
 	outputs []*output
 	done    chan struct{} // closed when every output is at its end
 }
@@ -64,7 +67,11 @@ const headerSize = 8
 
 // newStreams opens where the output goes. The addresses are those of package client.
 func newStreams(terminal bool, stdin, stdout, stderr string) (_ *streams, err error) {
-	s := &streams{terminal: terminal, ready: make(chan struct{}), done: make(chan struct{}), once: stdin == "attach:?once"}
+	s := &streams{terminal: terminal, ready: make(chan struct{}), done: make(chan struct{}), once: stdin == "attach:?once", unhold: func() {}}
+	if stdout == client.AttachWait || stderr == client.AttachWait {
+		s.held = make(chan struct{})
+		s.unhold = sync.OnceFunc(func() { close(s.held) })
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.endSinks())
@@ -266,6 +273,7 @@ func (s *streams) finish(report func(error)) {
 	}
 	s.mu.Unlock()
 	s.isReady.Do(func() { close(s.ready) })
+	s.unhold()
 	for _, c := range clients {
 		_ = c.conn.Close()
 	}
@@ -332,6 +340,7 @@ func (s *streams) attach(c *attached) bool {
 		return false
 	}
 	s.clients = append(s.clients[:len(s.clients):len(s.clients)], c) // a copy: deliver reads the old one
+	s.unhold()
 	return true
 }
 

@@ -8,7 +8,8 @@
 // # Standard streams
 //
 // A Create or Exec request carries in stdout and stderr either paths of FIFOs (as containerd does), or, for our own
-// supervisor, URIs: json-file:///path?… (package logs: the supervisor writes the log) or attach: (no log, live only).
+// supervisor, URIs: json-file:///path?… (package logs: the supervisor writes the log), attach: (no log, live only), or
+// AttachWait (the same, but the output waits for the first client, so that it may come after the start).
 // stdin is "" (none), a FIFO, attach: (stays open when a client goes), or attach:?once (closed when the first client closes it).
 //
 // # Attach protocol
@@ -42,6 +43,9 @@ const (
 	LockFile     = "shim.lock" // held by who starts a supervisor, and by a supervisor that ends
 	LogFile      = "shim.log"  // its standard error
 )
+
+// AttachWait is the address of an output that waits for its first client.
+const AttachWait = "attach:?wait"
 
 // QueryExit is the query for a process's Exit.
 const QueryExit = "exit"
