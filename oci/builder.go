@@ -72,6 +72,7 @@ const (
 	slotLabel               // where the SELinux label is written
 	slotKeyLabel            // and that of keys
 	slotNull                // the host's null device, for masks
+	slotEmpty               // an empty directory, for masks
 	slotSettings            // the host's /proc/sys
 )
 

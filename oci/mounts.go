@@ -230,7 +230,7 @@ func (b *builder) target(path string, directory bool, resolve uint64) {
 		flags |= unix.O_DIRECTORY
 	}
 	if resolve&unix.RESOLVE_NO_SYMLINKS != 0 {
-		name = path + " must be a directory, not a link"
+		name = path + " must be mounted on ordinary directory, not a link"
 	}
 	named := path // checkProcMount has seen this one
 	if resolve == 0 {

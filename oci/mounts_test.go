@@ -395,6 +395,6 @@ func TestProcMounts(t *testing.T) {
 			t.Fatal(err)
 		}
 		writeTree(t, b.dir+"/rootfs", map[string]string{name: "->/tmp"})
-		b.refused(t, fmt.Sprintf("/%s must be a directory, not a link", name))
+		b.refused(t, fmt.Sprintf("/%s must be mounted on ordinary directory, not a link", name))
 	}
 }

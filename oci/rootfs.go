@@ -370,13 +370,7 @@ func (b *builder) protectPaths() error {
 		b.at(fmt.Sprintf("linux.readonlyPaths[%d]", i))
 		b.readonlyPath(path)
 	}
-	for i, path := range b.spec.Linux.MaskedPaths {
-		b.at(fmt.Sprintf("linux.maskedPaths[%d]", i))
-		b.mask(path)
-	}
-	if len(b.spec.Linux.MaskedPaths) > 0 {
-		b.add("close the null device", unix.SYS_CLOSE, spawn.Of(slotNull))
-	}
+	b.mask(b.spec.Linux.MaskedPaths)
 	b.at("")
 	if b.spec.Root.Readonly {
 		b.resolve("open /", "/", unix.O_PATH)
@@ -402,20 +396,6 @@ func (b *builder) readonlyPath(path string) {
 		spawn.Bytes(bytesOf(attr), "{+RDONLY}"), spawn.Int(unix.MOUNT_ATTR_SIZE_VER0))
 	b.moveMount("make "+path+" read-only", spawn.Of(slotTree), spawn.Of(slotScratch))
 	b.add("close the view", unix.SYS_CLOSE, spawn.Of(slotTree))
-	b.release(path)
-}
-
-// mask hides what is at a path: a file by the null device, a directory by an empty one.
-func (b *builder) mask(path string) {
-	look := b.resolve("look for "+path, path, unix.O_PATH)
-	look.Ignore, look.Else = absent, 6
-	enter := b.add("go to "+path, unix.SYS_FCHDIR, spawn.Of(slotScratch))
-	enter.Ignore, enter.Else = []unix.Errno{unix.ENOTDIR}, 1
-	b.mount("mask "+path+" by an empty directory", "tmpfs", "tmpfs", unix.MS_RDONLY, []string{"MS_RDONLY"}, "size=0k,nr_inodes=1").Skip = 3
-	b.add("take the null device", unix.SYS_OPEN_TREE, spawn.Of(slotNull), spawn.Str(""),
-		spawn.Flags(treeFlags, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH")).Result = slotTree
-	b.moveMount("mask "+path+" by /dev/null", spawn.Of(slotTree), spawn.Of(slotScratch))
-	b.add("close the copy", unix.SYS_CLOSE, spawn.Of(slotTree))
 	b.release(path)
 }
 
