@@ -16,17 +16,18 @@ import (
 
 // builder compiles one process into a plan. With dry set nothing is opened: descriptors are placeholders, for printing.
 type builder struct {
-	id     string
-	bundle string
-	spec   *specs.Spec
-	plan   spawn.Plan
-	dry    bool
-	files  []*os.File                            // open until the process has started
-	root   spawn.FD                              // the container's root, mounted detached
-	ending *spawn.FD                             // readable when a signal wants the waiting process to end; nil: it ends by itself
-	late   []string                              // mount points that become read-only in the end
-	idMaps map[string]int                        // descriptors of user namespaces, by their maps
-	joined map[specs.LinuxNamespaceType]spawn.FD // namespaces that have a path
+	id       string
+	bundle   string
+	spec     *specs.Spec
+	plan     spawn.Plan
+	dry      bool
+	files    []*os.File                            // open until the process has started
+	root     spawn.FD                              // the container's root, mounted detached
+	ofBundle bool                                  // the root is the directory that the bundle names
+	ending   *spawn.FD                             // readable when a signal wants the waiting process to end; nil: it ends by itself
+	late     []string                              // mount points that become read-only in the end
+	idMaps   map[string]int                        // descriptors of user namespaces, by their maps
+	joined   map[specs.LinuxNamespaceType]spawn.FD // namespaces that have a path
 
 	state   specs.State // of the container, for a filter's agent; pid 0: the plan makes its first process
 	first   int         // exec: pid of the container's first process; 0: the environment is complete

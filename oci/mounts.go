@@ -18,7 +18,7 @@ func (b *builder) mounts() error {
 	defer b.at("")
 	for i, m := range b.spec.Mounts {
 		b.at(fmt.Sprintf("mounts[%d]", i))
-		m.Destination = filepath.Clean("/" + m.Destination) // a relative one as runtimes always took it
+		m.Destination = b.destination(m)
 		if m.Destination == "/" {
 			return fmt.Errorf("config.json: mounts[%d]: the destination is the root itself: set root instead", i)
 		}
@@ -33,7 +33,7 @@ func (b *builder) mounts() error {
 		case o.remount:
 			b.remount(m, o)
 		case o.bind:
-			err = b.bind(m, o)
+			err = b.bindInOrder(i, m, o)
 		case m.Type == "cgroup" || m.Type == "cgroup2":
 			err = b.cgroupMount(m, o)
 		default:
@@ -162,7 +162,7 @@ func (b *builder) modeOf(path string) (mode uint32, found bool) {
 // isBelowMount tells that a path is not the image's when it is mounted on: something is mounted above it by then.
 func (b *builder) isBelowMount(path string) bool {
 	for _, m := range b.spec.Mounts {
-		at := filepath.Clean("/" + m.Destination)
+		at := b.destination(m)
 		if at == path {
 			return false
 		}
@@ -347,7 +347,7 @@ func (b *builder) lateReadonly() {
 // mountAt tells whether config.json mounts something on the path, and how.
 func (b *builder) mountAt(path string) (specs.Mount, bool) {
 	for _, m := range b.spec.Mounts {
-		if filepath.Clean("/"+m.Destination) == path {
+		if b.destination(m) == path {
 			return m, true
 		}
 	}

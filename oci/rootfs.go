@@ -30,6 +30,7 @@ func (b *builder) enterRoot(o CreateOptions) error {
 	if err != nil {
 		return err
 	}
+	b.ofBundle = len(o.Rootfs) == 0
 	if fd, listed := b.joined[specs.MountNamespace]; listed {
 		b.add("join mount namespace "+fd.Name, unix.SYS_SETNS, spawn.Desc(fd), spawn.Flags(unix.CLONE_NEWNS, "CLONE_NEWNS"))
 	}
