@@ -80,7 +80,7 @@ func compare(args []string) error {
 		}
 	}
 	for i, command := range flags.Args() {
-		time.Sleep(time.Second) // for what the one before has left
+		time.Sleep(3 * time.Second) // for what the one before has left
 		var inARow []time.Duration
 		for range warmUp + *runs {
 			if err := measure(command, &inARow); err != nil {
