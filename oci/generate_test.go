@@ -307,7 +307,8 @@ func names(err error, path string) bool {
 // spoken are the words of steps for parts of the configuration.
 var spoken = map[string][]string{
 	"process.args":            {"exec", "program"},
-	"linux.intelRdt":          {"linux.intelrdt:"}, // the host lacks it as a whole
+	"linux":                   {"linux", "namespace"}, // emptied, it has no namespaces
+	"linux.intelRdt":          {"linux.intelrdt:"},    // the host lacks it as a whole
 	"process.env":             {"exec", "environment"},
 	"process.cwd":             {"cwd"},
 	"process.user":            {"user ", "uid", "gid", "group", "umask"},
