@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"time"
 
@@ -72,6 +73,9 @@ func (c *Container) exec(rec *record, process *specs.Process, o ExecOptions) (*s
 	cpus, err := parseAffinity(process.ExecCPUAffinity)
 	if err != nil {
 		return nil, err
+	}
+	if cpus.initial != nil {
+		slog.Debug("the process begins on its initial CPUs: affinity: " + cpus.initial.mask())
 	}
 	b.first = rec.Pid
 	if err := b.exec(first, entry, o.Stdio, o.PreserveFDs, rec.NoNewKeyring); err != nil {

@@ -207,6 +207,13 @@ func (s bitSet) bytes() []byte {
 	return out
 }
 
+// mask is the set as one hexadecimal number, as taskset(1) takes it.
+func (s bitSet) mask() string {
+	bytes := s.bytes()
+	slices.Reverse(bytes)
+	return "0x" + strings.TrimLeft(fmt.Sprintf("%x", bytes), "0")
+}
+
 // parseSet reads a list of ranges, "0-3,7", of numbers below limit; nil if there is none. See cpuset(7), "List format".
 func parseSet(text string, limit int) (bitSet, error) {
 	text = strings.TrimSpace(text)

@@ -43,6 +43,14 @@ func (l *logger) fatal(err error) {
 	}
 }
 
+// plain shows an error as it is, and logs it if there is a file.
+func (l *logger) plain(err error) {
+	if l.out != nil {
+		l.print("error", err.Error(), "")
+	}
+	fmt.Fprintln(os.Stderr, err)
+}
+
 // print writes a line. Attributes, if any, are " key=value" each.
 func (l *logger) print(level, message, attributes string) {
 	out, now := l.out, time.Now().Format(time.RFC3339)

@@ -68,10 +68,14 @@ func main() {
 	a := &app{name: filepath.Base(os.Args[0]), out: os.Stdout}
 	err := a.main(context.Background(), os.Args[1:])
 	var code exitCode
+	var program *notExecuted
 	switch {
 	case err == nil:
 	case errors.As(err, &code):
 		os.Exit(int(code))
+	case errors.As(err, &program):
+		a.log.plain(err)
+		os.Exit(1)
 	default:
 		a.log.fatal(err)
 		var failed *failedExec

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -207,12 +208,29 @@ func run(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
 			err = c.Start(ctx)
 		}
 		if err != nil {
-			err = errors.Join(err, c.Kill(unix.SIGKILL, true))
+			killErr := c.Kill(unix.SIGKILL, true)
 			_, waitErr := spawn.Reap(process.Pidfd)
-			return errors.Join(err, waitErr, c.Delete(ctx, true))
+			if cleanErr := errors.Join(killErr, waitErr, c.Delete(ctx, true)); cleanErr != nil || l.detach {
+				return errors.Join(err, cleanErr)
+			}
+			return asProgram(err)
 		}
 		return a.attend(ctx, c, process, l, terminal, notifier, signals)
 	}
+}
+
+// notExecuted is the error of a program that was there and could not be executed: a script without its interpreter.
+type notExecuted struct{ error }
+
+func (e *notExecuted) Unwrap() error { return e.error }
+
+// asProgram makes a failed execve the program's own message, as which runc's users know it. Other errors stay.
+func asProgram(err error) error {
+	var step *spawn.StepError
+	if errors.As(err, &step) && strings.HasPrefix(step.Name, "exec ") {
+		return &notExecuted{step}
+	}
+	return err
 }
 
 // attend leaves a container that runs, or follows it to its end.

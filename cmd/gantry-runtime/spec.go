@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -87,7 +89,7 @@ func example() *specs.Spec {
 				{Type: specs.UTSNamespace},
 				{Type: specs.MountNamespace},
 			},
-			MaskedPaths:   []string{"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/proc/scsi"},
+			MaskedPaths:   []string{"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/proc/scsi", "/proc/interrupts", "/sys/devices/virtual/powercap"},
 			ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
 		},
 	}
@@ -97,10 +99,22 @@ func example() *specs.Spec {
 	return spec
 }
 
-// toRootless maps the caller to root of a user namespace and drops what only the host's root may set.
+// toRootless maps the caller to root of a user namespace, drops what only the host's root may set, and keeps the host's
+// network: without privileges nobody can connect another one.
 func toRootless(spec *specs.Spec) {
-	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
-	spec.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(os.Geteuid()), Size: 1}}
-	spec.Linux.GIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(os.Getegid()), Size: 1}}
-	spec.Linux.Resources = nil
+	linux := spec.Linux
+	linux.Namespaces = slices.DeleteFunc(linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace })
+	linux.Namespaces = append(linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(os.Geteuid()), Size: 1}}
+	linux.GIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(os.Getegid()), Size: 1}}
+	linux.Resources = nil
+	for i, m := range spec.Mounts {
+		if m.Destination == "/sys" { // a new one belongs to the network namespace
+			spec.Mounts[i] = specs.Mount{Destination: "/sys", Type: "none", Source: "/sys", Options: []string{"rbind", "nosuid", "noexec", "nodev", "ro"}}
+			continue
+		}
+		spec.Mounts[i].Options = slices.DeleteFunc(m.Options, func(o string) bool { // there is one id
+			return strings.HasPrefix(o, "gid=") || strings.HasPrefix(o, "uid=")
+		})
+	}
 }
