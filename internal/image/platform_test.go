@@ -240,3 +240,16 @@ func TestOpaqueRoot(t *testing.T) {
 		}
 	}
 }
+
+// TestForeignIndex: an index without the host's platform is not pulled unasked, also if it has only one.
+func TestForeignIndex(t *testing.T) {
+	ctx, r, s := context.Background(), newRegistry(t), newStore(t, Options{})
+	r.tag("app:1", r.index(t, r.build(t, other, tarOf(t, file("own", "other")))))
+	ref := r.host() + "/app:1"
+	if img, err := s.Pull(ctx, ref, PullOptions{}); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "no matching manifest for linux/") {
+		t.Errorf("pulled %+v, %v", img, err)
+	}
+	if _, err := s.Pull(ctx, ref, PullOptions{Platform: &other}); err != nil {
+		t.Errorf("asked for: %v", err)
+	}
+}

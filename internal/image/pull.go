@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -97,7 +99,12 @@ func (p *pull) manifests(ctx context.Context, target ocispec.Descriptor, platfor
 		if err := s.document(ctx, target, maxManifest, &index); err != nil {
 			return desc, nil, err
 		}
-		if desc, err = best(target, withoutAttestations(index.Manifests), platform); err != nil {
+		offered := withoutAttestations(index.Manifests)
+		if platform == nil && slices.ContainsFunc(offered, func(d ocispec.Descriptor) bool { return d.Platform != nil }) {
+			host := platforms.DefaultSpec() // what is for another one has to be asked for
+			platform = &host
+		}
+		if desc, err = best(target, offered, platform); err != nil {
 			return desc, nil, err
 		}
 		if err := p.document(ctx, desc, maxManifest); err != nil {
