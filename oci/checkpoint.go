@@ -86,8 +86,12 @@ func (c *Container) checkpoint(ctx context.Context, rec *record, o CheckpointOpt
 		}
 	}
 	if !o.PreDump { // of a pre-dump only memory is kept
+		if err := j.findMountPoints(rec.Pid); err != nil {
+			return err
+		}
 		for _, m := range j.externalMounts() {
-			opts.ExtMounts = append(opts.ExtMounts, criu.Pair{Key: m.Destination, Value: m.Destination})
+			point := j.mountPoint(m.Destination)
+			opts.ExtMounts = append(opts.ExtMounts, criu.Pair{Key: point, Value: point})
 		}
 		opts.ExtMounts = append(opts.ExtMounts, j.maskedFiles(rec.Pid)...)
 		if err := j.keepDescriptors(rec.Pid); err != nil {
@@ -117,6 +121,7 @@ type criuJob struct {
 	opts    *criu.Options
 	logFile string
 	dirs    []*os.File
+	points  map[string]string // where mounts are whose destinations lead over links
 }
 
 func newCriuJob(rec *record, o CheckpointOptions, logFile string) (_ *criuJob, err error) {

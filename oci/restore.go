@@ -121,64 +121,33 @@ func (c *Container) mountForRestore(j *criuJob) (dir string, unmount func() erro
 	if dir, err = filepath.EvalSymlinks(dir); err != nil {
 		return "", nil, err
 	}
-	if err := unix.Mount(j.b.rootPath(), dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-		return "", nil, fmt.Errorf("bind %s to %s: %w", j.b.rootPath(), dir, err)
-	}
-	unmount = func() error {
+	detach := func() error {
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 			return fmt.Errorf("unmount %s: %w", dir, err)
 		}
+		return nil
+	}
+	bind := func() error {
+		if err := unix.Mount(j.b.rootPath(), dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+			return fmt.Errorf("bind %s to %s: %w", j.b.rootPath(), dir, err)
+		}
+		return nil
+	}
+	if err := bind(); err != nil {
+		return "", nil, err
+	}
+	if err := errors.Join(j.makeMountPoints(dir), detach()); err != nil {
+		return "", nil, err
+	}
+	if err := bind(); err != nil {
+		return "", nil, err
+	}
+	return dir, func() error {
+		if err := detach(); err != nil {
+			return err
+		}
 		return os.Remove(dir)
-	}
-	if err := j.makeMountPoints(dir); err != nil {
-		return "", nil, errors.Join(err, unmount())
-	}
-	return dir, unmount, nil
-}
-
-func (j *criuJob) makeMountPoints(dir string) error {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	for _, m := range j.b.spec.Mounts {
-		if m.Type == "cgroup" || m.Type == "cgroup2" || j.onMount(m.Destination) {
-			continue // on what criu brings back by itself
-		}
-		name := strings.TrimPrefix(filepath.Clean("/"+m.Destination), "/")
-		info, err := os.Stat(m.Source)
-		if isBind(m) && err == nil && !info.IsDir() {
-			err = makeFile(root, name)
-		} else {
-			err = root.MkdirAll(name, 0o755)
-		}
-		if err != nil && !errors.Is(err, os.ErrExist) && !errors.Is(err, unix.EROFS) {
-			return fmt.Errorf("make the mount point %s: %w", m.Destination, err)
-		}
-	}
-	return nil
-}
-
-func makeFile(root *os.Root, name string) error {
-	if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-		return err
-	}
-	f, err := root.OpenFile(name, os.O_CREATE|os.O_WRONLY, 0o644)
-	if err != nil {
-		return err
-	}
-	return f.Close()
-}
-
-// onMount tells whether a path is below another mount of the container.
-func (j *criuJob) onMount(path string) bool {
-	for _, m := range j.b.spec.Mounts {
-		if strings.HasPrefix(path, strings.TrimSuffix(m.Destination, "/")+"/") {
-			return true
-		}
-	}
-	return false
+	}, nil
 }
 
 // forRestore completes the options.
@@ -189,11 +158,7 @@ func (j *criuJob) forRestore(root string) error {
 	opts := j.opts
 	opts.Root, opts.EvasiveDevices, opts.RestoreSibling = root, true, true
 	for _, m := range j.externalMounts() {
-		source := m.Source
-		if !filepath.IsAbs(source) {
-			source = filepath.Join(j.b.bundle, source)
-		}
-		opts.ExtMounts = append(opts.ExtMounts, criu.Pair{Key: m.Destination, Value: source})
+		opts.ExtMounts = append(opts.ExtMounts, criu.Pair{Key: j.mountPoint(m.Destination), Value: j.source(m)})
 	}
 	if len(j.b.spec.Linux.MaskedPaths) > 0 {
 		opts.ExtMounts = append(opts.ExtMounts, criu.Pair{Key: "/dev/null", Value: "/dev/null"})

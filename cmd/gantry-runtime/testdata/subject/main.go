@@ -1,6 +1,8 @@
 // Subject is what tests of checkpoint and restore save: it counts in memory and tells the count in /tmp/n. What else it
 // holds (memory, a connection, a lock, a terminal) its flags say. It ends with the code that is in /tmp/exit, with 99 if
 // its memory has changed, and with 98 if what it holds fails it.
+//
+//go:debug containermaxprocs=0
 package main
 
 import (
