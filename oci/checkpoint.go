@@ -35,6 +35,9 @@ type CheckpointOptions struct {
 	ShellJob, LazyPages, FileLocks, PreDump, AutoDedup                       bool
 }
 
+// criu's logs, in the work or the image directory.
+const dumpLog, restoreLog = "dump.log", "restore.log"
+
 // descriptorsFile in the images names what 0, 1 and 2 of the first process were.
 const descriptorsFile = "descriptors.json"
 
@@ -45,17 +48,30 @@ func (c *Container) Checkpoint(ctx context.Context, o CheckpointOptions) error {
 	if err != nil {
 		return err
 	}
-	if status := c.status(rec); status != specs.StateRunning && status != StatePaused {
+	status := c.status(rec)
+	if status != specs.StateRunning && status != StatePaused {
 		return fmt.Errorf("container cannot be checkpointed in %s state", status)
 	}
 	if err := c.checkpoint(ctx, rec, o); err != nil {
-		return fmt.Errorf("checkpoint container %s: %w", c.ID, err)
+		return errors.Join(fmt.Errorf("checkpoint container %s: %w", c.ID, err), goOn(rec, status))
 	}
 	return nil
 }
 
+// goOn lets a container be as it was before: a criu that was killed may have left it frozen, or not frozen any more.
+func goOn(rec *record, before specs.ContainerState) error {
+	if before != StatePaused {
+		return thaw(rec)
+	}
+	group, err := cgroup.Open(rec.Cgroup)
+	if err != nil {
+		return nil //nolint:nilerr // it has gone with its last process
+	}
+	return group.Freeze()
+}
+
 func (c *Container) checkpoint(ctx context.Context, rec *record, o CheckpointOptions) error {
-	j, err := newCriuJob(rec, o, "dump.log")
+	j, err := newCriuJob(rec, o, dumpLog)
 	if err != nil {
 		return err
 	}
@@ -147,13 +163,13 @@ func newCriuJob(rec *record, o CheckpointOptions, logFile string) (_ *criuJob, e
 			j.close()
 		}
 	}()
-	images, err := j.open(o.ImagePath)
+	images, err := j.open(o.ImagePath, logFile == dumpLog)
 	if err != nil {
 		return nil, err
 	}
 	j.opts.ImagesDir, j.logFile = images, filepath.Join(o.ImagePath, logFile)
 	if o.WorkPath != "" {
-		if j.opts.WorkDir, err = j.open(o.WorkPath); err != nil {
+		if j.opts.WorkDir, err = j.open(o.WorkPath, true); err != nil {
 			return nil, err
 		}
 		j.logFile = filepath.Join(o.WorkPath, logFile)
@@ -161,10 +177,17 @@ func newCriuJob(rec *record, o CheckpointOptions, logFile string) (_ *criuJob, e
 	return j, nil
 }
 
-// open makes a directory, which may be there, and opens it. criu opens it by our /proc, so it needs no descriptor of its own.
-func (j *criuJob) open(path string) (int, error) {
-	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return 0, err
+// open makes a directory, if it is to and it is not there, and opens it. criu opens it by our /proc, so it needs no
+// descriptor of its own. In a user namespace it comes back to it (for files that are not there) when it is root only there.
+func (j *criuJob) open(path string, create bool) (int, error) {
+	mode := os.FileMode(0o700)
+	if _, own := j.b.has(specs.UserNamespace); own {
+		mode = 0o711
+	}
+	if create {
+		if err := os.MkdirAll(path, mode); err != nil {
+			return 0, err
+		}
 	}
 	dir, err := os.Open(path)
 	if err != nil {

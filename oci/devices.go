@@ -133,6 +133,9 @@ func (b *builder) bindDevice(d specs.LinuxDevice, kind uint32) error {
 			return fmt.Errorf("config.json: linux.devices: %s: %w", d.Path, err)
 		}
 		fd = b.fd(num, d.Path)
+		if err := b.propagate(num, nil); err != nil { // what is mounted on it must not be so on the host's
+			return fmt.Errorf("config.json: linux.devices: %s: set propagation: %w", d.Path, err)
+		}
 		var st unix.Stat_t
 		if err := unix.Fstat(num, &st); err != nil {
 			return fmt.Errorf("config.json: linux.devices: %s: %w", d.Path, err)

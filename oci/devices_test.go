@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -100,6 +101,38 @@ func TestDevicesOfTheImage(t *testing.T) {
 					t.Errorf("%s, mounted %v, user %v: made outside: %v (%v)", name, mounted, user, entries, err)
 				}
 			}
+		}
+	}
+}
+
+// TestDevicesDoNotSpread: what a user namespace mounts on a device is not mounted on the host's device.
+func TestDevicesDoNotSpread(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("devices", dir, "tmpfs", 0, "mode=755"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	path := dir + "/full"
+	if err := errors.Join(unix.Mount("", dir, "", unix.MS_SHARED, ""), unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 7)))); err != nil {
+		t.Fatal(err)
+	}
+	for _, propagation := range []string{"", "rshared"} {
+		b := newBundle(t, "cat", "/proc/self/mountinfo")
+		b.inUserNamespace(t)
+		b.spec.Linux.RootfsPropagation = propagation
+		b.spec.Linux.Devices = []specs.LinuxDevice{{Path: path, Type: "c", Major: 1, Minor: 7}}
+		text, _ := b.output(t)
+		found := false
+		for line := range strings.Lines(text) {
+			if strings.Contains(line, " "+path+" ") {
+				found = true
+				if strings.Contains(line, " shared:") && !strings.Contains(line, " master:") { // the host's own
+					t.Errorf("propagation %q: %s", propagation, line)
+				}
+			}
+		}
+		if !found {
+			t.Errorf("propagation %q: no %s in %s", propagation, path, text)
 		}
 	}
 }

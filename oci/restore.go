@@ -55,7 +55,7 @@ func (c *Container) restore(ctx context.Context, o CreateOptions, from Checkpoin
 	if err := c.runtime.save(rec); err != nil {
 		return nil, err
 	}
-	j, err := newCriuJob(rec, from, "restore.log")
+	j, err := newCriuJob(rec, from, restoreLog)
 	if err != nil {
 		return nil, err
 	}
@@ -111,43 +111,46 @@ func (c *Container) adopt(rec *record, pid int) (*Process, error) {
 	return p, nil
 }
 
+// criuRoot is where the root is bound while criu restores, and after that only if somebody killed us: see remove.
+func (c *Container) criuRoot() string { return filepath.Join(c.dir(), "criu-root") }
+
 // mountForRestore binds the root where criu wants it: on a mount point whose parent is not covered. What the container
 // mounts on is made first, in case this is another copy of the root than the one that was saved.
 func (c *Container) mountForRestore(j *criuJob) (dir string, unmount func() error, err error) {
-	dir = filepath.Join(c.dir(), "criu-root")
+	dir = c.criuRoot()
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return "", nil, err
 	}
 	if dir, err = filepath.EvalSymlinks(dir); err != nil {
 		return "", nil, err
 	}
-	detach := func() error {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+	if err := j.makeMountPoints(dir); err != nil {
+		return "", nil, err
+	}
+	if err := bindRoot(j.b.rootPath(), dir); err != nil {
+		return "", nil, err
+	}
+	return dir, func() error { return errors.Join(detach(dir), os.Remove(dir)) }, nil
+}
+
+func bindRoot(root, dir string) error {
+	if err := unix.Mount(root, dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("bind %s to %s: %w", root, dir, err)
+	}
+	return nil
+}
+
+// detach unmounts all that is mounted on a directory, which may not be there.
+func detach(dir string) error {
+	for {
+		switch err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err {
+		case nil:
+		case unix.EINVAL, unix.ENOENT:
+			return nil
+		default:
 			return fmt.Errorf("unmount %s: %w", dir, err)
 		}
-		return nil
 	}
-	bind := func() error {
-		if err := unix.Mount(j.b.rootPath(), dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-			return fmt.Errorf("bind %s to %s: %w", j.b.rootPath(), dir, err)
-		}
-		return nil
-	}
-	if err := bind(); err != nil {
-		return "", nil, err
-	}
-	if err := errors.Join(j.makeMountPoints(dir), detach()); err != nil {
-		return "", nil, err
-	}
-	if err := bind(); err != nil {
-		return "", nil, err
-	}
-	return dir, func() error {
-		if err := detach(); err != nil {
-			return err
-		}
-		return os.Remove(dir)
-	}, nil
 }
 
 // forRestore completes the options.

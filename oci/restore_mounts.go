@@ -65,9 +65,25 @@ func (j *criuJob) findMountPoints(pid int) error {
 // unescape undoes what mountinfo (proc(5)) does to paths.
 var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
-// makeMountPoints makes what the container mounts on, in the root and in what is bound into it, and notes where that is.
-// What is on tmpfs and the like, criu brings back by itself. The binds go with the directory when that is unmounted.
+// makeMountPoints makes what the container mounts on, in the root and in what is bound into it, and notes where that is,
+// as if the root were at dir. What is on tmpfs and the like, criu brings back by itself. It binds where nobody sees it, and
+// where nothing is left of it.
 func (j *criuJob) makeMountPoints(dir string) error {
+	done := make(chan error)
+	go onOwnThread(func() { done <- j.makeMountPointsAside(dir) })
+	return <-done
+}
+
+func (j *criuJob) makeMountPointsAside(dir string) error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("mount namespace to make mount points in: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	if err := bindRoot(j.b.rootPath(), dir); err != nil {
+		return err
+	}
 	root, err := os.Open(dir)
 	if err != nil {
 		return err

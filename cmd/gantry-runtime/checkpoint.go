@@ -75,9 +75,6 @@ func (a *app) criuOptions(o *oci.CheckpointOptions, server string) error {
 	if o.ImagePath, err = filepath.Abs(o.ImagePath); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(o.ImagePath, 0o700); err != nil {
-		return fmt.Errorf("image path: %w", err)
-	}
 	if filepath.IsAbs(o.ParentPath) {
 		return errors.New("--parent-path must be relative")
 	}

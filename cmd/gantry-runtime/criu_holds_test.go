@@ -68,13 +68,30 @@ func TestCheckpointConnection(t *testing.T) {
 	var path string
 	subjects(t, "-tcp 127.0.0.1:4444", func(s *specs.Spec) { path = answering(t); join(s, specs.NetworkNamespace, path) }, func(c *subject) {
 		c.start()
-		c.roundTrip("--tcp-established")
+		c.save("image", "--tcp-established")
+		last := c.count()
+		open(c.t, filepath.Base(path))
+		c.back("image", c.id, "--tcp-established")
+		c.goesOn(last)
 		of, err := os.Stat(fmt.Sprintf("/proc/%d/ns/net", c.state(c.id, specs.StateRunning).Pid))
 		want, err2 := os.Stat(path)
 		if err := errors.Join(err, err2); err != nil || !os.SameFile(of, want) {
 			c.t.Errorf("another network namespace: %v", err)
 		}
 	})
+}
+
+// open takes back that criu lets no packet of a network through after a checkpoint. A restore shuts it again and opens it
+// once: criu expects a new network, as podman gives it.
+func open(t *testing.T, network string) {
+	t.Helper()
+	for _, program := range []string{"iptables", "ip6tables"} {
+		for _, args := range [][]string{{"-F"}, {"-X", "CRIU"}} {
+			if out, err := exec.Command("ip", append([]string{"netns", "exec", network, program}, args...)...).CombinedOutput(); err != nil {
+				t.Fatalf("%s %v: %v: %s", program, args, err, out)
+			}
+		}
+	}
 }
 
 // answering is a network in which one connection is answered with the next number of each that is said.
@@ -277,7 +294,7 @@ func pair(t *testing.T) (master, slave *os.File) {
 	return master, slave
 }
 
-// TestCheckpointShellJob: a container on somebody else's terminal is saved if it may be, and restored on another one.
+// TestCheckpointShellJob: a terminal of the host's cannot be saved, not even as that of a shell's job.
 func TestCheckpointShellJob(t *testing.T) {
 	subjects(t, "-tty", nil, func(c *subject) {
 		master, slave := pair(c.t)
@@ -286,12 +303,7 @@ func TestCheckpointShellJob(t *testing.T) {
 		speaks(c.t, master, 3)
 		go func() { _, _ = io.Copy(io.Discard, master) }() // or it waits for room
 		c.refused("refused")
-		c.save("image", "--shell-job")
-		last := c.count()
-		second, slave := pair(c.t)
-		c.stdio = [3]*os.File{slave, slave, slave}
-		c.back("image", c.id, "--shell-job")
-		speaks(c.t, second, last)
+		c.refused("job", "--shell-job")
 	})
 }
 

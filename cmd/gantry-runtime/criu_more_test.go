@@ -65,17 +65,12 @@ func TestCheckpointMounts(t *testing.T) {
 	})
 }
 
-// TestCheckpointCgroups: in every mode the container is in its new cgroup, with the limits of its configuration.
+// TestCheckpointCgroups: in every mode the container is in its new cgroup, with the limits of its configuration. strict
+// wants no cgroup to be there, which the container's is.
 func TestCheckpointCgroups(t *testing.T) {
 	for _, mode := range []string{"", "soft", "full", "strict", "ignore"} {
 		t.Run("mode "+mode, func(t *testing.T) {
-			subjects(t, "", func(s *specs.Spec) {
-				limit, quota, period := int64(64<<20), int64(50000), uint64(100000)
-				pids := int64(77)
-				s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &limit}
-				s.Linux.Resources.CPU = &specs.LinuxCPU{Quota: &quota, Period: &period}
-				s.Linux.Resources.Pids = &specs.LinuxPids{Limit: &pids}
-			}, func(c *subject) {
+			subjects(t, "", limited, func(c *subject) {
 				var args []string
 				if mode != "" {
 					args = []string{"--manage-cgroups-mode", mode}
@@ -85,18 +80,40 @@ func TestCheckpointCgroups(t *testing.T) {
 				if before != "67108864 77 50000 100000" {
 					c.t.Errorf("limits: %s", before)
 				}
-				c.save("image", args...)
-				last := c.count()
-				c.back("image", c.id+"-2", args...)
+				code, _, errs := c.do(append(append([]string{"checkpoint", "--image-path", c.image("image")}, args...), c.id)...)
+				if code != 0 && strings.Contains(errs, "Invalid manage cgroups mode") {
+					c.t.Skip("this runc does not know the mode")
+				}
+				if code != 0 {
+					c.t.Fatalf("checkpoint: exit code %d: %s", code, errs)
+				}
+				last, id := c.count(), c.id+"-2"
+				if filepath.Base(c.program) == "runc" {
+					id = c.id // Debian's forgets the limits of another one
+				}
+				if mode == "strict" {
+					c.want(1, append(append([]string{"restore", "-d", "-b", c.dir, "--image-path", c.image("image")}, args...), id)...)
+					c.nothingLeft(id)
+					return
+				}
+				c.back("image", id, args...)
 				c.goesOn(last)
-				if after := c.limits(c.id + "-2"); after != before {
+				if after := c.limits(id); after != before {
 					c.t.Errorf("limits: %s, before: %s", after, before)
 				}
-				c.want(0, "exec", c.id+"-2", "/bin/true")
-				c.want(0, "delete", "--force", c.id+"-2")
+				c.want(0, "exec", id, "/bin/true")
+				c.want(0, "delete", "--force", id)
 			})
 		})
 	}
+}
+
+func limited(s *specs.Spec) {
+	memory, quota, period := int64(64<<20), int64(50000), uint64(100000)
+	pids := int64(77)
+	s.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &memory}
+	s.Linux.Resources.CPU = &specs.LinuxCPU{Quota: &quota, Period: &period}
+	s.Linux.Resources.Pids = &specs.LinuxPids{Limit: &pids}
 }
 
 // limits are those of the cgroup that the container's first process is in, which is the container's.
@@ -157,10 +174,10 @@ func TestCheckpointUserNamespace(t *testing.T) {
 			c.t.Fatal(err)
 		}
 		c.start()
-		if os.Getenv("X") != "" {
-			os.Mkdir(c.image("image"), 0o777)
-			os.Chmod(c.image("image"), 0o777)
-			os.Chmod(c.images, 0o777)
+		if filepath.Base(c.program) == "runc" { // whose directory criu cannot search when it is root in there only
+			if err := errors.Join(os.Mkdir(c.image("image"), 0o711), os.Chmod(c.image("image"), 0o711)); err != nil {
+				c.t.Fatal(err)
+			}
 		}
 		c.roundTrip()
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/uid_map", c.state(c.id, specs.StateRunning).Pid))
@@ -214,32 +231,43 @@ func TestRestoreFails(t *testing.T) {
 		if err := os.Truncate(cores[0], 20); err != nil {
 			c.t.Fatal(err)
 		}
-		mounts, err := os.ReadFile("/proc/self/mountinfo")
-		if err != nil {
-			c.t.Fatal(err)
-		}
+		mounts := mountsOf(c.t)
 		_, errs := c.want(1, "restore", "-d", "-b", c.dir, "--image-path", c.image("image"), c.id)
 		if !strings.Contains(errs, "restore.log") {
 			c.t.Errorf("the error does not name criu's log: %s", errs)
 		}
-		c.want(1, "state", c.id)
-		if left, err := filepath.Glob(filepath.Join(c.root, "*")); err != nil || len(left) > 0 {
-			c.t.Errorf("left of its state: %v, %v", left, err)
-		}
-		now, err := os.ReadFile("/proc/self/mountinfo")
-		if err != nil || !bytes.Equal(now, mounts) {
-			c.t.Errorf("mounts: %s\nbefore: %s, %v", now, mounts, err)
-		}
-		if left := cgroupsOf(c.t, c.id); len(left) > 0 {
-			c.t.Errorf("cgroups: %v", left)
-		}
-		if left := processesOf(c.t); len(left) > 0 {
-			c.t.Errorf("processes: %v", left)
+		c.nothingLeft(c.id)
+		if now := mountsOf(c.t); now != mounts {
+			c.t.Errorf("mounts: %s\nbefore: %s", now, mounts)
 		}
 		if files, err := filepath.Glob(c.image("image/*.img")); err != nil || len(files) < 5 {
 			c.t.Errorf("the images are gone: %v, %v", files, err)
 		}
 	})
+}
+
+func mountsOf(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// nothingLeft: no state, no cgroup, no process.
+func (c *subject) nothingLeft(id string) {
+	c.t.Helper()
+	c.want(1, "state", id)
+	if left, err := filepath.Glob(filepath.Join(c.root, "*")); err != nil || len(left) > 0 {
+		c.t.Errorf("left of its state: %v, %v", left, err)
+	}
+	if left := cgroupsOf(c.t, id); len(left) > 0 {
+		c.t.Errorf("cgroups: %v", left)
+	}
+	if left := processesOf(c.t); len(left) > 0 {
+		c.t.Errorf("processes: %v", left)
+	}
 }
 
 func cgroupsOf(t *testing.T, id string) (list []string) {
