@@ -2,12 +2,15 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -98,4 +101,30 @@ func TestSpecs(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A receiver that is started beside the runtime may be the slower of the two; one that never comes is an error.
+func TestReachWaitsForTheReceiver(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	if _, err := reach(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("nobody is there: %v", err)
+	}
+	listening := make(chan error, 1)
+	go func() {
+		time.Sleep(20 * time.Millisecond)
+		l, err := net.Listen("unix", path)
+		if err == nil {
+			defer l.Close()
+			_, err = l.Accept()
+		}
+		listening <- err
+	}()
+	conn, err := reach(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := <-listening; err != nil {
+		t.Error(err)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -131,7 +132,7 @@ func (t *terminal) close() {
 
 // send passes a descriptor over a unix socket, with its name as the message, as runc's callers expect.
 func send(socket, name string, f *os.File) error {
-	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
+	conn, err := reach(socket)
 	if err != nil {
 		return fmt.Errorf("reach the socket for %s: %w", name, err)
 	}
@@ -140,4 +141,17 @@ func send(socket, name string, f *os.File) error {
 		return fmt.Errorf("pass %s on: %w", name, err)
 	}
 	return nil
+}
+
+// reach connects to a socket. Who starts its receiver beside this program, and has never seen it lose the race with a
+// slower one, finds it waiting for a moment.
+func reach(socket string) (*net.UnixConn, error) {
+	const wait = 250 * time.Millisecond
+	for end := time.Now().Add(wait); ; time.Sleep(time.Millisecond) {
+		conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
+		notYet := errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED)
+		if !notYet || time.Now().After(end) {
+			return conn, err
+		}
+	}
 }
