@@ -44,7 +44,7 @@ func (b *dbusBody) bool(yes bool) {
 	b.uint32(n)
 }
 
-func (b *dbusBody) string(s string) {
+func (b *dbusBody) string(s string) { // or an object's path
 	b.uint32(uint32(len(s)))
 	*b = append(append(*b, s...), 0)
 }

@@ -20,6 +20,15 @@ func managed(t *testing.T) {
 	}
 }
 
+func v2(t *testing.T) bool {
+	t.Helper()
+	h, err := machine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h.mode() == V2
+}
+
 // systemctl has the manager of the scope do something.
 func systemctl(t *testing.T, s Scope, args ...string) {
 	t.Helper()
@@ -59,7 +68,7 @@ func TestScope(t *testing.T) {
 		res.Devices = []specs.LinuxDeviceCgroup{{Access: "rwm"}, {Allow: true, Type: "c", Major: ptr(int64(1)), Access: "rwm"}}
 	}
 	cmd := outside(t)
-	g, err := s.Start(t.Context(), cmd.Process.Pid, res)
+	g, err := s.Start(t.Context(), cmd.Process.Pid, res, map[string]string{propertyPrefix + "TimeoutStopSec": "uint64 123", "other": "x"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +91,7 @@ func TestScope(t *testing.T) {
 	} else {
 		filtered(t, g)
 	}
-	if _, err := s.Start(t.Context(), cmd.Process.Pid, nil); err == nil {
+	if _, err := s.Start(t.Context(), cmd.Process.Pid, nil, nil); err == nil {
 		t.Error("the same unit was started twice")
 	}
 	if err := s.Set(t.Context(), g, &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(60))}}); err != nil {
@@ -129,10 +138,10 @@ func TestFailedScopeLeavesNothing(t *testing.T) {
 		"unknown file": {Unified: map[string]string{"memory.nonsense": "1"}},
 	} {
 		cmd := outside(t)
-		if _, err := s.Start(t.Context(), cmd.Process.Pid, res); err == nil {
+		if _, err := s.Start(t.Context(), cmd.Process.Pid, res, nil); err == nil {
 			t.Errorf("%s: no error", name)
 		}
-		path, err := pathOf(cmd.Process.Pid)
+		path, err := pathOf(cmd.Process.Pid, v2(t))
 		if err == nil && filepath.Base(path) == s.Unit {
 			t.Errorf("%s: the scope is still there", name)
 		}
@@ -140,17 +149,25 @@ func TestFailedScopeLeavesNothing(t *testing.T) {
 }
 
 func TestScopeOf(t *testing.T) {
-	for path, want := range map[string]Scope{
-		"machine.slice:docker:4f5e": {Slice: "machine.slice", Unit: "docker-4f5e.scope"},
-		"::x":                       {Unit: "x.scope"},
-		"-.slice:a:b":               {Slice: "-.slice", Unit: "a-b.scope"},
+	for _, c := range []struct {
+		path string
+		user bool
+		want Scope
+		at   string
+	}{
+		{"machine.slice:docker:4f5e", false, Scope{Slice: "machine.slice", Unit: "docker-4f5e.scope"}, "/machine.slice/docker-4f5e.scope"},
+		{"::x", false, Scope{Slice: "system.slice", Unit: "-x.scope"}, "/system.slice/-x.scope"}, // as runc has it
+		{"-.slice:a:b", false, Scope{Slice: "-.slice", Unit: "a-b.scope"}, "/a-b.scope"},
+		{"a-b-c.slice:p:n", true, Scope{Slice: "a-b-c.slice", Unit: "p-n.scope", User: true}, "/a.slice/a-b.slice/a-b-c.slice/p-n.scope"},
+		{"", false, Scope{Slice: "system.slice", Unit: "runc-id.scope"}, "/system.slice/runc-id.scope"},
+		{"", true, Scope{Slice: "user.slice", Unit: "runc-id.scope", User: true}, "/user.slice/runc-id.scope"},
 	} {
-		if got, err := ScopeOf(path); err != nil || got != want {
-			t.Errorf("%q: %+v, %v", path, got, err)
+		if got, err := ScopeOf(c.path, "id", c.user); err != nil || got != c.want || got.Path() != c.at {
+			t.Errorf("%q: %+v at %s, %v", c.path, got, got.Path(), err)
 		}
 	}
-	for _, bad := range []string{"", "a", "a:b", "a:b:c", "a.slice:b:", "a.slice:b:c:d", "a/b.slice:c:d", "a.slice:..:/x", "-a.slice:b:c", "a--b.slice:c:d"} {
-		if got, err := ScopeOf(bad); err == nil {
+	for _, bad := range []string{"a", "/a", "a:b", "a:b:c", "a.slice:b:", "a.slice:b:c:d", "a/b.slice:c:d", "a.slice:..:/x", "-a.slice:b:c", "a--b.slice:c:d", "a.slice:b:c.slice"} {
+		if got, err := ScopeOf(bad, "id", false); err == nil {
 			t.Errorf("%q: %+v", bad, got)
 		}
 	}
