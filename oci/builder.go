@@ -29,6 +29,9 @@ type builder struct {
 	idMaps   map[string]int                        // descriptors of user namespaces, by their maps
 	joined   map[specs.LinuxNamespaceType]spawn.FD // namespaces that have a path
 
+	group  string              // the cgroup, when it has been made
+	moveIn func(pid int) error // has systemd move the process into the cgroup, where it cannot itself
+
 	state   specs.State // of the container, for a filter's agent; pid 0: the plan makes its first process
 	first   int         // exec: pid of the container's first process; 0: the environment is complete
 	marks   []mark      // which steps come from which fields, for errors

@@ -145,7 +145,7 @@ func newCriuJob(rec *record, o CheckpointOptions, logFile string) (_ *criuJob, e
 	if err != nil {
 		return nil, err
 	}
-	j := &criuJob{o: o, b: &builder{id: rec.ID, bundle: rec.Bundle, spec: spec}}
+	j := &criuJob{o: o, b: &builder{id: rec.ID, bundle: rec.Bundle, spec: spec, group: rec.Cgroup}}
 	mode, known := criu.ParseCgroupMode(o.CgroupMode)
 	if !known {
 		return nil, fmt.Errorf("invalid manage-cgroups-mode value %q", o.CgroupMode)

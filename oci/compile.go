@@ -157,6 +157,9 @@ func (b *builder) joinCgroup(entry *cgroup.Entry) error {
 		b.add("join the cgroups", unix.SYS_WRITE, spawn.Desc(spawn.FD{Name: "tasks"}), spawn.Str("0"), spawn.Int(1))
 		return nil
 	}
+	if b.moveIn != nil {
+		b.byParent("have systemd move it into its scope", func(child *spawn.Process) error { return b.moveIn(child.Pid) })
+	}
 	if entry.Unified != nil {
 		b.plan.Cgroup = &spawn.FD{Num: int(entry.Unified.Fd()), Name: "cgroup"}
 	}

@@ -61,11 +61,7 @@ func (c *Container) exec(rec *record, process *specs.Process, o ExecOptions) (*s
 		return nil, err
 	}
 	defer b.close()
-	group, err := cgroup.Open(rec.Cgroup)
-	if err != nil {
-		return nil, err
-	}
-	entry, err := group.EntryBelow(o.Cgroups)
+	entry, err := b.enterGroup(rec, o.Cgroups)
 	if err != nil {
 		return nil, err
 	}

@@ -15,7 +15,6 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"gantry/cgroup"
 	"gantry/spawn"
 )
 
@@ -224,11 +223,7 @@ func (p *hookProcess) runIn(ctx context.Context, c *Container, rec *record) erro
 	}
 	defer b.close()
 	b.program, b.first, b.state.Status = p.path, home, specs.StateCreated
-	group, err := cgroup.Open(rec.Cgroup)
-	if err != nil {
-		return err
-	}
-	entry, err := group.Entry()
+	entry, err := b.enterGroup(rec, nil)
 	if err != nil {
 		return err
 	}

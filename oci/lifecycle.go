@@ -64,26 +64,21 @@ func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, er
 	o.Spec = withoutOwnUserNamespace(o.Spec)
 	b := &builder{id: c.ID, bundle: o.Bundle, spec: o.Spec}
 	defer b.close()
-	limits := &specs.LinuxResources{}
-	if o.Spec.Linux.Resources != nil {
-		*limits = *o.Spec.Linux.Resources
-	}
-	limits.Devices = withDefaults(limits.Devices)
 	// A first record, so that what a killed create leaves behind can be deleted.
-	rec := &record{ID: c.ID, Bundle: o.Bundle, Created: time.Now().UTC(), Cgroup: b.cgroupPath()}
-	if err := c.runtime.save(rec); err != nil {
+	rec, err := c.begun(b)
+	if err != nil {
 		return nil, err
 	}
-	group, err := cgroup.Create(b.cgroupPath(), limits)
+	group, err := b.makeGroup(ctx, rec)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, group.Delete())
+			err = errors.Join(err, group.remove(ctx))
 		}
 	}()
-	entry, err := group.Entry()
+	entry, err := group.entry()
 	if err != nil {
 		return nil, err
 	}
@@ -117,12 +112,15 @@ func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, er
 			hooks.state.Status, hooks.state.Pid = specs.StateStopped, 0
 			hooks.poststop()
 		}
-		return nil, blameMemory(group, b.blame(err))
+		return nil, blameMemory(group.Group, b.blame(err))
 	}
 	if child.Pid != rec.Pid { // a successor
 		prepared = identify(child.Pid)
 	}
 	if err = prepared; err == nil {
+		err = group.settle(ctx)
+	}
+	if err == nil {
 		err = c.runtime.commit(rec)
 	}
 	if err != nil {
@@ -132,6 +130,18 @@ func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, er
 	}
 	c.child, c.known = child, rec
 	return &Process{Pid: child.Pid, Pidfd: child.Pidfd}, nil
+}
+
+// begun stores the first record of a new container.
+func (c *Container) begun(b *builder) (rec *record, err error) {
+	rec = &record{ID: c.ID, Bundle: b.bundle, Created: time.Now().UTC(), Cgroup: b.cgroupPath()}
+	if rec.Scope, err = c.runtime.scopeOf(c.ID, b.spec); err != nil {
+		return nil, err
+	}
+	if rec.Scope != nil {
+		rec.Cgroup = rec.Scope.Path() // a user's manager has it somewhere else
+	}
+	return rec, c.runtime.save(rec)
 }
 
 // makeFIFO makes what start writes to. The process holds it open for both, so neither side blocks on the other's
@@ -155,6 +165,9 @@ func (c *Container) makeFIFO(b *builder, free int) (spawn.FD, error) {
 // cgroupPath is linux.cgroupsPath in the hierarchies. systemd's form slice:prefix:name is a path of slices. Without
 // one the container stands below /gantry.
 func (b *builder) cgroupPath() string {
+	if b.group != "" {
+		return b.group
+	}
 	path := b.spec.Linux.CgroupsPath
 	if parts := strings.Split(path, ":"); len(parts) == 3 {
 		return filepath.Join("/", slicePath(parts[0]), parts[1]+"-"+parts[2]+".scope")
@@ -366,11 +379,11 @@ func (c *Container) freeze(from specs.ContainerState, f func(*cgroup.Group) erro
 
 // Update changes limits of a container that exists.
 func (c *Container) Update(res *specs.LinuxResources) error {
-	group, err := c.Cgroup()
+	rec, err := c.load()
 	if err != nil {
 		return err
 	}
-	return group.Set(res)
+	return rec.limit(res)
 }
 
 // Delete removes a stopped container: cgroup, state, mounts. With force a running one is killed first. Idempotent.
@@ -395,19 +408,8 @@ func (c *Container) Delete(ctx context.Context, force bool) error {
 			return fmt.Errorf("delete container %s: it is %s: stop it first, or force", c.ID, status)
 		}
 	}
-	group, err := cgroup.Open(rec.Cgroup)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-	case err != nil:
+	if err := rec.endGroup(ctx); err != nil {
 		return err
-	default:
-		// Without a pid namespace of its own, processes may have outlived the first one.
-		if err := group.Kill(); err != nil {
-			return err
-		}
-		if err := group.Delete(); err != nil {
-			return err
-		}
 	}
 	if err := c.remove(); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.ID, err)

@@ -74,7 +74,7 @@ func (b *builder) namespaces() error {
 // namespacesAtOnce makes the new ones with the process. The cgroup namespace waits until the process is in its cgroup,
 // since that becomes its root; a time namespace wants its offsets before anybody is in it.
 func (b *builder) namespacesAtOnce(joined map[specs.LinuxNamespaceType]spawn.FD) error {
-	late := b.isNew(specs.CgroupNamespace) && cgroupMode() != cgroup.V2
+	late := b.isNew(specs.CgroupNamespace) && (cgroupMode() != cgroup.V2 || b.moveIn != nil)
 	b.plan.Namespaces = b.newNamespaces(true)
 	if late {
 		b.plan.Namespaces &^= unix.CLONE_NEWCGROUP

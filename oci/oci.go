@@ -17,6 +17,9 @@ import (
 type Runtime struct {
 	// Root is the state directory, on a tmpfs by custom (/run/gantry/runtime).
 	Root string
+	// Systemd has systemd make the cgroups of new containers: linux.cgroupsPath is slice:prefix:name then, and
+	// annotations org.systemd.property.NAME are properties of the scope.
+	Systemd bool
 }
 
 // Mount is a mount of the root file system in the form of containerd's types.Mount.

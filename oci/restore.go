@@ -13,7 +13,6 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
-	"gantry/cgroup"
 	"gantry/oci/criu"
 )
 
@@ -50,30 +49,29 @@ func (r *Runtime) Restore(ctx context.Context, id string, o CreateOptions, from 
 
 func (c *Container) restore(ctx context.Context, o CreateOptions, from CheckpointOptions) (_ *Process, err error) {
 	b := &builder{id: c.ID, bundle: o.Bundle, spec: o.Spec}
-	rec := &record{ID: c.ID, Bundle: o.Bundle, Created: time.Now().UTC(), Cgroup: b.cgroupPath(), NoNewKeyring: o.NoNewKeyring}
+	rec, err := c.begun(b)
+	if err != nil {
+		return nil, err
+	}
+	rec.NoNewKeyring = o.NoNewKeyring
 	rec.describe(o.Spec)
 	if err := c.runtime.save(rec); err != nil {
 		return nil, err
 	}
-	j, err := newCriuJob(rec, from, restoreLog)
-	if err != nil {
-		return nil, err
-	}
-	defer j.close()
-	limits := &specs.LinuxResources{}
-	if o.Spec.Linux.Resources != nil {
-		*limits = *o.Spec.Linux.Resources
-	}
-	limits.Devices = withDefaults(limits.Devices)
-	group, err := cgroup.Create(rec.Cgroup, limits)
+	group, err := b.makeGroup(ctx, rec)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, group.Kill(), group.Delete())
+			err = errors.Join(err, group.remove(ctx))
 		}
 	}()
+	j, err := newCriuJob(rec, from, restoreLog)
+	if err != nil {
+		return nil, err
+	}
+	defer j.close()
 	root, unmount, err := c.mountForRestore(j)
 	if err != nil {
 		return nil, err
@@ -88,6 +86,9 @@ func (c *Container) restore(ctx context.Context, o CreateOptions, from Checkpoin
 	}
 	pid, err := j.runRestore(ctx, group, files, o)
 	if err != nil {
+		return nil, err
+	}
+	if err := group.settle(ctx); err != nil {
 		return nil, err
 	}
 	return c.adopt(rec, pid)
@@ -213,7 +214,7 @@ func (j *criuJob) inherited(o CreateOptions) ([]*os.File, error) {
 }
 
 // runRestore runs criu in the container's cgroup, so that what it makes is in it, and returns the first process's pid.
-func (j *criuJob) runRestore(ctx context.Context, group *cgroup.Group, files []*os.File, o CreateOptions) (int, error) {
+func (j *criuJob) runRestore(ctx context.Context, group *newGroup, files []*os.File, o CreateOptions) (int, error) {
 	pid := 0
 	hooks := &hookRunner{ctx: ctx, hooks: o.Spec.Hooks, state: specs.State{
 		Version: specs.Version, ID: j.b.id, Status: specs.StateCreating, Bundle: o.Bundle, Annotations: o.Spec.Annotations,

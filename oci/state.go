@@ -25,6 +25,8 @@ type record struct {
 	StartTime uint64 // field 22 of /proc/PID/stat: tells the process from a later one of the same pid
 	Created   time.Time
 	Cgroup    string // path in the hierarchies
+	// Scope is systemd's unit, if systemd has made the cgroup.
+	Scope *cgroup.Scope
 	// Of the configuration, what start, kill, state and delete ask for.
 	Annotations map[string]string
 	Hooks       *specs.Hooks

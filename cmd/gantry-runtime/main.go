@@ -95,7 +95,7 @@ func (a *app) main(ctx context.Context, args []string) error {
 	var showVersion bool
 	alias(flags.BoolVar, &showVersion, false, "print the version", "version", "v")
 	flags.BoolVar(&a.log.debug, "debug", false, "log every step of a new process too")
-	flags.Bool("systemd-cgroup", false, "a cgroup path in systemd's form (slice:prefix:name) is understood without it")
+	systemd := flags.Bool("systemd-cgroup", false, "have systemd make the cgroups of new containers: linux.cgroupsPath is slice:prefix:name")
 	flags.String("rootless", "auto", "`BOOL`: ignore cgroups that may not be used (true, false or auto)")
 	flags.StringVar(&a.criu, "criu", "criu", "`PROGRAM` that checkpoints and restores")
 	if err := flags.Parse(args); err != nil {
@@ -121,7 +121,7 @@ func (a *app) main(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("root %s: %w", *root, err)
 	}
-	a.runtime = &oci.Runtime{Root: dir}
+	a.runtime = &oci.Runtime{Root: dir, Systemd: *systemd}
 	return a.dispatch(ctx, flags.Arg(0), flags.Args()[1:])
 }
 
