@@ -26,6 +26,7 @@ func (g *Group) Set(res *specs.LinuxResources) error {
 	var list []setting
 	var err error
 	if g.host.mode() == V2 {
+		res = g.complete(res)
 		list, err = settingsV2(res)
 	} else {
 		list, err = settingsV1(res)

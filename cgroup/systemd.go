@@ -200,6 +200,7 @@ func (s Scope) Set(ctx context.Context, g *Group, res *specs.LinuxResources) (er
 	if err := g.checkUsage(res.Memory); err != nil {
 		return err
 	}
+	res = g.complete(res)
 	c, err := s.dial(ctx)
 	if err != nil {
 		return failed(err)
