@@ -2,6 +2,7 @@ package oci
 
 import (
 	"fmt"
+	"slices"
 	"unsafe"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -34,12 +35,15 @@ func sigset(signals ...unix.Signal) (set uint64) {
 }
 
 // heedSignals prepares a created container to end when it is told to. The first process of a pid namespace would not: the
-// kernel drops what has no handler, but not what is blocked. Where a filter of system calls is in force by then, it has
-// the last word on what the process may call, and only SIGKILL ends it. The descriptor is at least free.
+// kernel drops what has no handler, but not what is blocked. Where a filter of system calls that does not allow the wait is
+// in force by then, only SIGKILL ends it. The descriptor is at least free.
 func (b *builder) heedSignals(free int) error {
 	program, err := b.filter()
-	if err != nil || !b.isNew(specs.PIDNamespace) || program != nil && !(b.spec.Process.NoNewPrivileges && !program.Notifies()) {
+	if err != nil || !b.isNew(specs.PIDNamespace) {
 		return err
+	}
+	if program != nil && (!b.spec.Process.NoNewPrivileges || program.Notifies()) && !allowsWait(b.spec.Linux.Seccomp) {
+		return nil
 	}
 	b.ending = &spawn.FD{Name: "signals"}
 	if !b.dry {
@@ -59,6 +63,25 @@ func (b *builder) heedSignals(free int) error {
 	}
 	b.signalMask("keep signals for the wait", unix.SIG_BLOCK, "SIG_BLOCK", endSignals)
 	return nil
+}
+
+// allowsWait tells whether a filter lets through what awaitStart calls, whatever the arguments.
+func allowsWait(profile *specs.LinuxSeccomp) bool {
+	for _, call := range []string{"ppoll", "read", "rt_sigprocmask", "exit_group"} {
+		allowed := profile.DefaultAction == specs.ActAllow
+		for _, rule := range profile.Syscalls {
+			if !slices.Contains(rule.Names, call) {
+				continue
+			}
+			if allowed = rule.Action == specs.ActAllow && (len(rule.Args) == 0 || allowed); !allowed {
+				break
+			}
+		}
+		if !allowed {
+			return false
+		}
+	}
+	return true
 }
 
 func (b *builder) signalMask(name string, how uint64, shown string, set uint64) {
