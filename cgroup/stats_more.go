@@ -3,6 +3,7 @@ package cgroup
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -13,8 +14,11 @@ import (
 type MoreStats struct {
 	V2                bool
 	Kernel, KernelTCP Counter // of memory; v1 only
+	Swap              Counter // memory and swap together, also on v2
 	Hugetlb           map[string]Counter
-	CPUSet            CPUSetStats
+	// PerCPUUser and PerCPUKernel are nanoseconds by processor; v1 only.
+	PerCPUUser, PerCPUKernel []uint64
+	CPUSet                   CPUSetStats
 	// Pressure is nil where the kernel does not measure it; v2 only.
 	CPUPressure, MemoryPressure, IOPressure *Pressure
 }
@@ -59,16 +63,54 @@ func (g *Group) MoreStats() (*MoreStats, error) {
 	s.CPUSet.CPUs, s.CPUSet.Mems = r.ranges(cpuset, "cpuset.cpus"), r.ranges(cpuset, "cpuset.mems")
 	if s.V2 {
 		dir := filepath.Join(g.host.unified.mount, g.path)
+		s.Swap = r.swapV2(dir)
 		s.CPUPressure, s.MemoryPressure, s.IOPressure = r.pressure(dir, "cpu"), r.pressure(dir, "memory"), r.pressure(dir, "io")
 	} else {
 		memory := g.host.dir("memory", g.path)
 		s.Kernel, s.KernelTCP = r.counter(memory, "memory.kmem.", "_in_bytes"), r.counter(memory, "memory.kmem.tcp.", "_in_bytes")
+		s.Swap = r.counter(memory, "memory.memsw.", "_in_bytes")
+		s.Swap.Limit = unlimited(s.Swap.Limit)
+		s.PerCPUUser, s.PerCPUKernel = r.perCPU(g.host.dir("cpuacct", g.path))
 		s.CPUSet.switches(r, cpuset)
 	}
 	if r.err != nil {
 		return nil, fmt.Errorf("read statistics of cgroup %s: %w", g.path, r.err)
 	}
 	return s, nil
+}
+
+// swapV2 adds swap, which v2 counts alone, to memory.
+func (r *reader) swapV2(dir string) Counter {
+	c := Counter{Usage: r.number(dir, "memory.current") + r.number(dir, "memory.swap.current"), Limit: unlimited(r.max(dir, "memory.swap.max"))}
+	if memory := unlimited(r.max(dir, "memory.max")); memory == math.MaxUint64 || c.Limit == math.MaxUint64 {
+		c.Limit = math.MaxUint64
+	} else {
+		c.Limit += memory
+	}
+	c.Failcnt = r.pairs(dir, "memory.swap.events")["max"]
+	return c
+}
+
+// perCPU reads cpuacct.usage_all, a table "cpu user system" with a line for each processor.
+func (r *reader) perCPU(dir string) (user, kernel []uint64) {
+	if dir == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "cpuacct.usage_all"))
+	r.note(err)
+	_, table, _ := strings.Cut(string(text), "\n")
+	for line := range strings.Lines(table) {
+		f := strings.Fields(line)
+		if len(f) < 3 {
+			continue
+		}
+		u, err := strconv.ParseUint(f[1], 10, 64)
+		r.note(err)
+		k, err := strconv.ParseUint(f[2], 10, 64)
+		r.note(err)
+		user, kernel = append(user, u), append(kernel, k)
+	}
+	return user, kernel
 }
 
 func (s *CPUSetStats) switches(r *reader, dir string) {

@@ -105,8 +105,11 @@ type cpuJSON struct {
 	Usage struct {
 		Total  uint64   `json:"total,omitempty"` // all in nanoseconds
 		PerCPU []uint64 `json:"percpu,omitempty"`
-		Kernel uint64   `json:"kernel"`
-		User   uint64   `json:"user"`
+		// By mode, of each processor.
+		PerCPUKernel []uint64 `json:"percpu_kernel,omitempty"`
+		PerCPUUser   []uint64 `json:"percpu_user,omitempty"`
+		Kernel       uint64   `json:"kernel"`
+		User         uint64   `json:"user"`
 	} `json:"usage,omitzero"`
 	Throttling struct {
 		Periods          uint64 `json:"periods,omitempty"`
@@ -164,6 +167,7 @@ func statsOf(s *cgroup.Stats, more *cgroup.MoreStats) *statsJSON {
 	for _, t := range s.CPU.PerCPU {
 		u.PerCPU = append(u.PerCPU, uint64(t))
 	}
+	u.PerCPUKernel, u.PerCPUUser = more.PerCPUKernel, more.PerCPUUser
 	t := &out.CPU.Throttling
 	t.Periods, t.ThrottledPeriods, t.ThrottledTime = s.CPU.Periods, s.CPU.ThrottledPeriods, uint64(s.CPU.Throttled)
 	out.CPU.PSI, out.Memory.PSI, out.Blkio.PSI = more.CPUPressure, more.MemoryPressure, more.IOPressure
@@ -173,9 +177,9 @@ func statsOf(s *cgroup.Stats, more *cgroup.MoreStats) *statsJSON {
 		out.Memory.Cache = m.Stat["file"]
 	}
 	out.Memory.Usage = memoryEntryJSON{Limit: m.Limit, Usage: m.Usage, Max: m.MaxUsage, Failcnt: m.Failcnt}
-	out.Memory.Swap = memoryEntryJSON{Limit: m.SwapLimit, Usage: m.SwapUsage}
-	out.Memory.Kernel = memoryEntryJSON{Limit: more.Kernel.Limit, Usage: more.Kernel.Usage, Max: more.Kernel.Max, Failcnt: more.Kernel.Failcnt}
-	out.Memory.KernelTCP = memoryEntryJSON{Limit: more.KernelTCP.Limit, Usage: more.KernelTCP.Usage, Max: more.KernelTCP.Max, Failcnt: more.KernelTCP.Failcnt}
+	out.Memory.Swap = entryOf(more.Swap)
+	out.Memory.Kernel = entryOf(more.Kernel)
+	out.Memory.KernelTCP = entryOf(more.KernelTCP)
 	out.Pids = pidsJSON{Current: s.Pids.Current, Limit: s.Pids.Limit}
 	for _, e := range s.Blkio {
 		out.Blkio.Bytes = append(out.Blkio.Bytes, blkioEntryJSON{e.Major, e.Minor, e.Op, e.Bytes})
@@ -185,4 +189,8 @@ func statsOf(s *cgroup.Stats, more *cgroup.MoreStats) *statsJSON {
 		out.Hugetlb[size] = hugetlbJSON{h.Usage, h.Max, h.Failcnt}
 	}
 	return out
+}
+
+func entryOf(c cgroup.Counter) memoryEntryJSON {
+	return memoryEntryJSON{Limit: c.Limit, Usage: c.Usage, Max: c.Max, Failcnt: c.Failcnt}
 }
