@@ -7,20 +7,22 @@ import (
 	"testing"
 )
 
-func TestContainerd(t *testing.T) {
-	p := newPeer(t, "containerd", "ctr")
+func TestContainerd(t *testing.T) { beside(t, testContainerd) }
+
+func testContainerd(t *testing.T, runtime string) {
+	p := newPeer(t, runtime, "containerd", "ctr")
 	socket, config := filepath.Join(p.dir, "containerd.sock"), filepath.Join(p.dir, "config.toml")
 	text := fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = %q\n",
 		filepath.Join(p.dir, "root"), filepath.Join(p.dir, "state"), socket)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p.command = []string{"ctr", "-a", socket, "-n", "gantry-test"}
+	p.command = []string{"ctr", "-a", socket, "-n", p.id}
 	p.daemon([]string{"version"}, "containerd", "--config", config)
 	root := p.rootfs()
 	run := func(code int, out string, args ...string) {
 		t.Helper()
-		p.want(code, out, append([]string{"run", "--runc-binary", p.runtime, "--rootfs"}, args...)...)
+		p.want(code, out, append([]string{"run", "--runc-binary", p.runtime, "--runc-root", filepath.Join(p.dir, "runc"), "--rootfs"}, args...)...)
 	}
 	run(0, "hello\n", "--rm", root, "a", "/bin/echo", "hello")
 	run(7, "", "--rm", root, "a", "/bin/sh", "-c", "exit 7")

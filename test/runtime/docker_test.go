@@ -8,11 +8,11 @@ import (
 	"testing"
 )
 
-// startDocker starts Debian's dockerd, and its containerd, with gantry-runtime as a further runtime and the image "box".
-func startDocker(t *testing.T) *peer {
-	p := newPeer(t, "dockerd", "docker")
+// startDocker starts Debian's dockerd, and its containerd, with the runtime as a further one and the image "box".
+func startDocker(t *testing.T, runtime string) *peer {
+	p := newPeer(t, runtime, "dockerd", "/usr/bin/docker")
 	socket := "unix://" + filepath.Join(p.dir, "docker.sock")
-	p.command = []string{"docker", "-H", socket}
+	p.command = []string{"/usr/bin/docker", "-H", socket}
 	p.daemon([]string{"version"}, "dockerd", "--data-root", filepath.Join(p.dir, "data"), "--exec-root", filepath.Join(p.dir, "run"),
 		"--pidfile", filepath.Join(p.dir, "pid"), "-H", socket, "--bridge", "none", "--iptables=false", "--ip6tables=false",
 		"--add-runtime", "gantry="+p.runtime, "--default-runtime", "gantry")
@@ -30,8 +30,10 @@ func startDocker(t *testing.T) *peer {
 	return p
 }
 
-func TestDocker(t *testing.T) {
-	p := startDocker(t)
+func TestDocker(t *testing.T) { beside(t, testDocker) }
+
+func testDocker(t *testing.T, runtime string) {
+	p := startDocker(t, runtime)
 	p.want(0, "gantry", "info", "--format", "{{.DefaultRuntime}}")
 	p.want(0, "hello\n", "run", "--rm", "box", "echo", "hello")
 	p.want(7, "", "run", "--rm", "box", "sh", "-c", "exit 7")
@@ -61,8 +63,10 @@ func TestDocker(t *testing.T) {
 }
 
 // TestDockerTerminal: the terminal is made by the runtime and passed over the console socket, also for exec.
-func TestDockerTerminal(t *testing.T) {
-	p := startDocker(t)
+func TestDockerTerminal(t *testing.T) { beside(t, testDockerTerminal) }
+
+func testDockerTerminal(t *testing.T, runtime string) {
+	p := startDocker(t, runtime)
 	p.want(0, "", "run", "-d", "-t", "--name", "box1", "box", "sh", "-c", "test -t 0 && echo a terminal; sleep 1000")
 	p.eventually("a terminal", "logs", "box1")
 	cmd := exec.Command("script", "-qec", strings.Join(append(p.command, "exec", "-it", "box1", "sh", "-c", "'test -t 1 && echo another'"), " "), "/dev/null")

@@ -12,31 +12,46 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 )
 
-// built has the runtime and the program that fills root file systems.
+// built is the directory of all the tests: it has the runtime and the program that fills root file systems.
 var built string
 
 func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "gantry-peers-")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer os.RemoveAll(dir)
-		build := exec.Command("go", "build", "-C", "../..", "-trimpath", "-o", dir, "./cmd/gantry-runtime", "./cmd/toolbox")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
-			return 1
-		}
-		built = dir
-		return m.Run()
-	}())
+	code, err := 0, error(nil)
+	switch os.Getenv(stage) {
+	case "":
+		code, err = build()
+	case "init":
+		code, err = inside()
+	default:
+		built = os.Getenv("GANTRY_PEERS_DIR")
+		code = m.Run()
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = max(1, code)
+	}
+	os.Exit(code)
+}
+
+// build builds the programs, then runs the tests in namespaces.
+func build() (code int, err error) {
+	dir, err := os.MkdirTemp("", "gp-")
+	if err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	build := exec.Command("go", "build", "-C", "../..", "-trimpath", "-o", dir, "./cmd/gantry-runtime", "./cmd/toolbox")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return 1, fmt.Errorf("build: %w\n%s", err, out)
+	}
+	return outer(dir)
 }
 
 // peer is somebody who calls the runtime.
@@ -45,17 +60,30 @@ type peer struct {
 	dir     string   // short: sockets are in it
 	command []string // of its client
 	calls   string   // file with a line for each call of the runtime
-	runtime string   // what to give it as the runtime: it notes its calls and is gantry-runtime then
+	runtime string   // what to give it as the runtime: it notes its calls and is that runtime then
+	id      string   // differs from peer to peer, for names that are the machine's
 }
 
-func newPeer(t *testing.T, programs ...string) *peer {
+// beside runs a test with runc, then with gantry-runtime: a test that runc fails is a wrong test.
+func beside(t *testing.T, test func(t *testing.T, runtime string)) {
+	for _, runtime := range []string{"runc", "gantry-runtime"} {
+		t.Run(runtime, func(t *testing.T) { test(t, runtime) })
+	}
+}
+
+var peers atomic.Int32
+
+func newPeer(t *testing.T, runtime string, programs ...string) *peer {
 	t.Helper()
-	for _, program := range programs {
+	for _, program := range append(programs, "runc") {
 		if _, err := exec.LookPath(program); err != nil {
 			t.Fatalf("%s is not installed: %v", program, err)
 		}
 	}
-	dir, err := os.MkdirTemp("", "gp-")
+	if runtime != "runc" {
+		runtime = filepath.Join(built, runtime)
+	}
+	dir, err := os.MkdirTemp(built, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,8 +92,8 @@ func newPeer(t *testing.T, programs ...string) *peer {
 			t.Errorf("clean up: %v", err)
 		}
 	})
-	p := &peer{t: t, dir: dir, calls: filepath.Join(dir, "calls"), runtime: filepath.Join(dir, "runtime")}
-	script := fmt.Sprintf("#!/bin/sh\necho \"$@\" >>%s\nexec %s \"$@\"\n", p.calls, filepath.Join(built, "gantry-runtime"))
+	p := &peer{t: t, dir: dir, calls: filepath.Join(dir, "calls"), runtime: filepath.Join(dir, "runtime"), id: fmt.Sprintf("peer%d", peers.Add(1))}
+	script := fmt.Sprintf("#!/bin/sh\necho \"$@\" >>%s\nexec %s \"$@\"\n", p.calls, runtime)
 	if err := os.WriteFile(p.runtime, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}

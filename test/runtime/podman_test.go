@@ -5,8 +5,10 @@ import (
 	"testing"
 )
 
-func TestPodman(t *testing.T) {
-	p := newPeer(t, "podman", "conmon")
+func TestPodman(t *testing.T) { beside(t, testPodman) }
+
+func testPodman(t *testing.T, runtime string) {
+	p := newPeer(t, runtime, "podman", "conmon")
 	p.command = []string{
 		"podman", "--root", filepath.Join(p.dir, "root"), "--runroot", filepath.Join(p.dir, "run"), "--tmpdir", filepath.Join(p.dir, "tmp"),
 		"--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "file", "--runtime", p.runtime,
