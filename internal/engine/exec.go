@@ -32,6 +32,7 @@ type execution struct {
 	ID        string
 	container *Container
 	request   container.ExecCreateRequest
+	prepared  chan error // has what came of prepare; nil: it is done at the start
 
 	mu      sync.Mutex // guards what follows
 	started bool
@@ -62,6 +63,10 @@ func (e *Engine) CreateExec(_ context.Context, id string, r container.ExecCreate
 	c.mu.Lock()
 	c.execs = append(c.execs, x.ID)
 	c.mu.Unlock()
+	if !r.Tty { // while the client says start; the size of a terminal comes with that
+		x.prepared = make(chan error, 1)
+		e.background(func(ctx context.Context) { x.prepared <- x.prepare(ctx, ExecStart{}) })
+	}
 	e.containerEvent(c, events.Action(fmt.Sprintf("%s: %s", events.ActionExecCreate, commandLine(r.Cmd))), "execID", x.ID)
 	return x.ID, nil
 }
@@ -141,28 +146,13 @@ func (x *execution) run(ctx context.Context, o ExecStart) (*net.UnixConn, error)
 	if err != nil {
 		return nil, err
 	}
-	process, err := x.process(ctx, o)
+	if x.prepared == nil {
+		err = x.prepare(ctx, o)
+	} else {
+		err = <-x.prepared
+	}
 	if err != nil {
 		return nil, err
-	}
-	value, err := json.Marshal(process)
-	if err != nil {
-		return nil, err
-	}
-	request := &task.ExecProcessRequest{
-		ID: c.ID, ExecID: x.ID, Terminal: x.request.Tty, Stdout: client.AttachWait, Stderr: client.AttachWait, Spec: &anypb.Any{TypeUrl: specAny, Value: value},
-	}
-	if o.Detach {
-		request.Stdout, request.Stderr = "attach:", "attach:"
-	}
-	if x.request.AttachStdin {
-		request.Stdin = "attach:?once"
-	}
-	if x.request.Tty {
-		request.Stderr = ""
-	}
-	if _, err := shim.Task.Exec(ctx, request); err != nil {
-		return nil, native(err)
 	}
 	attached := x.attach(ctx, shim, o)
 	response, err := shim.Task.Start(ctx, &task.StartRequest{ID: c.ID, ExecID: x.ID})
@@ -180,16 +170,50 @@ func (x *execution) run(ctx context.Context, o ExecStart) (*net.UnixConn, error)
 	return conn.stream, nil
 }
 
+// prepare tells the supervisor what the process will be.
+func (x *execution) prepare(ctx context.Context, o ExecStart) error {
+	shim, err := x.container.engine.supervisor(ctx)
+	if err != nil {
+		return err
+	}
+	process, err := x.process(ctx, o)
+	if err != nil {
+		return err
+	}
+	value, err := json.Marshal(process)
+	if err != nil {
+		return err
+	}
+	request := &task.ExecProcessRequest{
+		ID: x.container.ID, ExecID: x.ID, Terminal: x.request.Tty, Stdout: "attach:", Stderr: "attach:",
+		Spec: &anypb.Any{TypeUrl: specAny, Value: value},
+	}
+	if x.waits() {
+		request.Stdout, request.Stderr = client.AttachWait, client.AttachWait
+	}
+	if x.request.AttachStdin {
+		request.Stdin = "attach:?once"
+	}
+	if x.request.Tty {
+		request.Stderr = ""
+	}
+	_, err = shim.Task.Exec(ctx, request)
+	return native(err)
+}
+
+// waits tells that the output waits for a client.
+func (x *execution) waits() bool { return x.request.AttachStdout || x.request.AttachStderr }
+
 // execConn is a connection to the streams of a process; nil if it is detached.
 type execConn struct {
 	stream *net.UnixConn
 	err    error
 }
 
-// attach connects while the process starts: its output waits.
+// attach connects while the process starts: its output waits. Of a detached one that was to wait it is let go.
 func (x *execution) attach(ctx context.Context, shim *client.Shim, o ExecStart) <-chan execConn {
 	attached := make(chan execConn, 1)
-	if o.Detach {
+	if o.Detach && !x.waits() {
 		attached <- execConn{}
 		return attached
 	}
@@ -199,6 +223,10 @@ func (x *execution) attach(ctx context.Context, shim *client.Shim, o ExecStart) 
 	go func() {
 		var a execConn
 		a.stream, a.err = shim.Attach(ctx, r)
+		if o.Detach && a.err == nil {
+			a.err = a.stream.Close()
+			a.stream = nil
+		}
 		attached <- a
 	}()
 	return attached
