@@ -195,6 +195,7 @@ func TestCheckpointHooks(t *testing.T) {
 	}
 	subjects(t, "", func(s *specs.Spec) {
 		s.Hooks = &specs.Hooks{
+			//lint:ignore SA1019 deprecated is not gone
 			Prestart: hook("prestart"), CreateRuntime: hook("createRuntime"), Poststart: hook("poststart"), Poststop: hook("poststop"),
 		}
 	}, func(c *subject) {

@@ -114,7 +114,7 @@ func TestReachWaitsForTheReceiver(t *testing.T) {
 		time.Sleep(20 * time.Millisecond)
 		l, err := net.Listen("unix", path)
 		if err == nil {
-			defer l.Close()
+			defer func() { _ = l.Close() }()
 			_, err = l.Accept()
 		}
 		listening <- err
