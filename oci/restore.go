@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -103,6 +104,9 @@ func (c *Container) adopt(rec *record, pid int) (*Process, error) {
 	p := &Process{Pid: pid, Pidfd: os.NewFile(uintptr(fd), "pidfd")}
 	rec.Pid, rec.Created = pid, time.Now().UTC()
 	if rec.StartTime, _, err = processStat(pid); err == nil {
+		err = rec.addTimeNamespace()
+	}
+	if err == nil {
 		err = c.runtime.save(rec)
 	}
 	if err != nil {
@@ -110,6 +114,32 @@ func (c *Container) adopt(rec *record, pid int) (*Process, error) {
 	}
 	c.known = rec
 	return p, nil
+}
+
+// addTimeNamespace notes that criu gives what it restores a time namespace: who executes in the container joins that too,
+// or the next checkpoint could not be restored.
+func (rec *record) addTimeNamespace() error {
+	own, err := os.Stat("/proc/self/ns/time")
+	if err != nil {
+		return nil //nolint:nilerr // the kernel has none
+	}
+	restored, err := os.Stat(fmt.Sprintf("/proc/%d/ns/time", rec.Pid))
+	if err != nil {
+		return fmt.Errorf("time namespace of the restored process: %w", err)
+	}
+	spec, err := rec.spec()
+	if err != nil {
+		return err
+	}
+	listed := slices.ContainsFunc(rec.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.TimeNamespace })
+	if listed || os.SameFile(own, restored) {
+		return nil
+	}
+	known, linux := *spec, *spec.Linux
+	linux.Namespaces = append(slices.Clone(linux.Namespaces), specs.LinuxNamespace{Type: specs.TimeNamespace})
+	known.Linux = &linux
+	rec.describe(&known)
+	return nil
 }
 
 // criuRoot is where the root is bound while criu restores, and after that only if somebody killed us: see remove.

@@ -31,13 +31,14 @@ func join(s *specs.Spec, kind specs.LinuxNamespaceType, path string) {
 	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: kind, Path: path})
 }
 
-var networks int
+// made counts what needs a name of its own.
+var made int
 
 // network makes a network namespace with a working loopback, and runs a function in it.
 func network(t *testing.T, f func()) (path string) {
 	t.Helper()
-	networks++
-	name := fmt.Sprintf("gantry-criu-%d-%d", os.Getpid(), networks)
+	made++
+	name := fmt.Sprintf("gantry-criu-%d-%d", os.Getpid(), made)
 	for _, args := range [][]string{{"netns", "add", name}, {"-n", name, "link", "set", "lo", "up"}} {
 		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
 			t.Fatalf("ip %v: %v: %s", args, err, out)

@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -73,6 +75,7 @@ func (r *Request) Do(ctx context.Context) (_ *Answer, err error) {
 		program = "criu"
 	}
 	cmd := exec.CommandContext(ctx, program, "swrk", "3")
+	cmd.WaitDelay = time.Second // for what others write who have its standard error
 	cmd.ExtraFiles = append([]*os.File{theirs}, r.Files...)
 	var said bytes.Buffer
 	if r.Stdio[2] == nil {
@@ -85,13 +88,22 @@ func (r *Request) Do(ctx context.Context) (_ *Answer, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("criu %s: %w", r.Kind, err)
 	}
+	ended := make(chan error)
+	go func() { // its end may not be that of the stream: what it has begun to restore has the socket, too
+		err := cmd.Wait()
+		_ = unix.Shutdown(int(ours.Fd()), unix.SHUT_RDWR) // what it has said can still be read
+		ended <- err
+	}()
 	answer, err := r.talk(ours, cmd.Process.Pid)
 	if err != nil {
 		_ = unix.Shutdown(int(ours.Fd()), unix.SHUT_RDWR) // it ends, having nobody to serve
 	} else {
 		_ = unix.Shutdown(int(ours.Fd()), unix.SHUT_WR)
 	}
-	waitErr := cmd.Wait()
+	waitErr := <-ended
+	if state := cmd.ProcessState; err != nil && state.Sys().(syscall.WaitStatus).Signaled() {
+		err = fmt.Errorf("%w (%s)", err, state)
+	}
 	switch {
 	case err != nil && said.Len() > 0:
 		return nil, fmt.Errorf("criu %s: %w: %s", r.Kind, err, oneLine(said.String()))
