@@ -377,11 +377,17 @@ func (c *Container) freeze(from specs.ContainerState, f func(*cgroup.Group) erro
 	return f(group)
 }
 
-// Update changes limits of a container that exists.
+// Update changes limits of a container that exists. Device rules, if there are any, replace the earlier ones; what every
+// container may use it may use further.
 func (c *Container) Update(res *specs.LinuxResources) error {
 	rec, err := c.load()
 	if err != nil {
 		return err
+	}
+	if len(res.Devices) > 0 {
+		own := *res
+		own.Devices = withDefaults(res.Devices)
+		res = &own
 	}
 	return rec.limit(res)
 }

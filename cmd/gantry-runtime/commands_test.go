@@ -96,6 +96,11 @@ func TestUpdate(t *testing.T) {
 	if _, pids := limits(); pids != 40 {
 		t.Errorf("after standard input: %d processes", pids)
 	}
+	if err := os.WriteFile(file, []byte(`{"devices":[{"allow":false,"access":"rwm"}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	u.want(0, "update", "-r", file, id)
+	u.want(0, "exec", id, "/bin/sh", "-c", ": </dev/null") // denied to containers whose device rules containerd has updated
 	for _, args := range [][]string{{"--memory", "x"}, {"--memory", "1Q"}, {"--cpu-share", "-1"}, {"--blkio-weight", "70000"}, {"-r", "/nonexistent"}, {"--l3-cache-schema", "L3:0=f"}} {
 		u.want(1, append(append([]string{"update"}, args...), id)...)
 	}

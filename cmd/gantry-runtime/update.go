@@ -70,6 +70,8 @@ func update(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
 			if err := readResources(file, res); err != nil {
 				return err
 			}
+			// As runc: Kubernetes gives all that the configuration has, and in between nothing may be denied.
+			res.Devices = nil
 		}
 		if res.Pids != nil && res.Pids.Limit == nil {
 			res.Pids = nil

@@ -1,24 +1,29 @@
 package runtime
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
+
+// startContainerd starts Debian's containerd; settings are further lines of its configuration.
+func startContainerd(t *testing.T, runtime, settings string) *peer {
+	p := newPeer(t, runtime, "containerd", "ctr")
+	config := filepath.Join(p.dir, "config.toml")
+	text := strings.ReplaceAll("version = 2\nroot = \"DIR/root\"\nstate = \"DIR/state\"\n"+settings+"\n[grpc]\naddress = \"DIR/containerd.sock\"\n", "DIR", p.dir)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.command = []string{"ctr", "-a", filepath.Join(p.dir, "containerd.sock"), "-n", p.id}
+	p.daemon([]string{"version"}, "containerd", "--config", config)
+	return p
+}
 
 func TestContainerd(t *testing.T) { beside(t, testContainerd) }
 
 func testContainerd(t *testing.T, runtime string) {
-	p := newPeer(t, runtime, "containerd", "ctr")
-	socket, config := filepath.Join(p.dir, "containerd.sock"), filepath.Join(p.dir, "config.toml")
-	text := fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = %q\n",
-		filepath.Join(p.dir, "root"), filepath.Join(p.dir, "state"), socket)
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	p.command = []string{"ctr", "-a", socket, "-n", p.id}
-	p.daemon([]string{"version"}, "containerd", "--config", config)
+	p := startContainerd(t, runtime, `disabled_plugins = ["io.containerd.grpc.v1.cri"]`)
 	root := p.rootfs()
 	run := func(code int, out string, args ...string) {
 		t.Helper()

@@ -132,7 +132,7 @@ func (p *peer) rootfs() string {
 	if err == nil {
 		err = os.WriteFile(filepath.Join(root, "bin/sh"), text, 0o755)
 	}
-	for _, name := range []string{"cat", "echo", "id", "sleep", "true"} {
+	for _, name := range []string{"cat", "echo", "env", "grep", "hog", "hostname", "id", "ip", "ls", "mount", "ps", "readlink", "sleep", "stat", "true", "tty"} {
 		err = errors.Join(err, os.Symlink("sh", filepath.Join(root, "bin", name)))
 	}
 	if err != nil {

@@ -28,8 +28,11 @@ import (
 //	tests   the testing package, in init's namespaces
 const stage = "GANTRY_PEERS_STAGE"
 
-// private are the directories in which daemons keep what belongs to no test.
-var private = []string{"/run", "/dev/shm", "/var/lib/cni", "/var/lib/containers", "/etc/cni"}
+// Where daemons keep what belongs to no test: empty directories, and changes that are not the machine's.
+var (
+	empty   = []string{"/run", "/dev/shm"}
+	changed = []string{"/etc", "/opt", "/var"}
+)
 
 var namespaces = []string{"pid", "mnt", "net", "ipc", "uts", "cgroup"}
 
@@ -133,16 +136,22 @@ func enter(hierarchies []hierarchy, name string) error {
 		mounts = append(mounts, hierarchy{at: "/sys/fs/cgroup", kind: "tmpfs", data: "mode=755"})
 	}
 	mounts = append(mounts, hierarchies...)
-	for _, dir := range private {
-		if _, err := os.Stat(dir); err == nil {
-			mounts = append(mounts, hierarchy{at: dir, kind: "tmpfs", data: "mode=755"})
-		}
+	for _, dir := range empty {
+		mounts = append(mounts, hierarchy{at: dir, kind: "tmpfs", data: "mode=755"})
+	}
+	for _, dir := range changed {
+		own := "/run/changed" + dir
+		mounts = append(mounts, hierarchy{at: dir, kind: "overlay", data: fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%[2]s/work", dir, own)})
 	}
 	for _, m := range mounts {
-		if err := os.MkdirAll(m.at, 0o755); err != nil {
+		err := os.MkdirAll(m.at, 0o755)
+		if m.kind == "overlay" {
+			err = errors.Join(err, os.MkdirAll("/run/changed"+m.at+"/upper", 0o755), os.MkdirAll("/run/changed"+m.at+"/work", 0o755))
+		}
+		if err != nil {
 			return err
 		}
-		if err := unix.Mount(m.kind, m.at, m.kind, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, m.data); err != nil {
+		if err := unix.Mount(m.kind, m.at, m.kind, unix.MS_NOSUID|unix.MS_NODEV, m.data); err != nil {
 			return fmt.Errorf("mount %s on %s: %w", m.kind, m.at, err)
 		}
 		if m.kind != "cgroup2" {
