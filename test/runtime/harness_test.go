@@ -67,7 +67,10 @@ type peer struct {
 // beside runs a test with runc, then with gantry-runtime: a test that runc fails is a wrong test.
 func beside(t *testing.T, test func(t *testing.T, runtime string)) {
 	for _, runtime := range []string{"runc", "gantry-runtime"} {
-		t.Run(runtime, func(t *testing.T) { test(t, runtime) })
+		t.Run(runtime, func(t *testing.T) {
+			t.Parallel()
+			test(t, runtime)
+		})
 	}
 }
 
