@@ -112,7 +112,7 @@ func newBundle(t testing.TB, args ...string) *bundle {
 			{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}},
 		},
 		Linux: &specs.Linux{
-			CgroupsPath: fmt.Sprintf("/gantry-oci-test-%d/%s", os.Getpid(), strings.ReplaceAll(t.Name(), "/", "_")),
+			CgroupsPath: fmt.Sprintf("/gantry-oci-test-%d/%s", os.Getpid(), strings.NewReplacer("/", "_", ":", "_").Replace(t.Name())),
 			Namespaces: []specs.LinuxNamespace{
 				{Type: specs.PIDNamespace},
 				{Type: specs.NetworkNamespace},
