@@ -24,7 +24,7 @@ const (
 // See systemd.scope(5) and org.freedesktop.systemd1(5).
 type Scope struct {
 	Unit  string // "prefix-name.scope"
-	Slice string // "machine-a.slice", where it stands
+	Slice string // "machine-a.slice", where it stands; "": the manager's choice
 	User  bool   // of the user's manager, not the system's
 }
 

@@ -44,7 +44,6 @@ func (s Scope) properties(pid int, v2 bool) []property {
 	list := []property{
 		textProperty("Description", "container "+strings.TrimSuffix(s.Unit, ".scope")),
 		{"PIDs", "au", func(b *dbusBody) { b.array(4, func() { b.uint32(uint32(pid)) }) }},
-		textProperty("Slice", s.Slice),
 		boolProperty("Delegate", true),
 		boolProperty("DefaultDependencies", false), // else it would be stopped early at shutdown
 		textProperty("CollectMode", "inactive-or-failed"),
@@ -52,6 +51,9 @@ func (s Scope) properties(pid int, v2 bool) []property {
 	io := map[bool]string{true: "IO", false: "BlockIO"}[v2]
 	for _, controller := range []string{"CPU", "Memory", io, "Tasks"} {
 		list = append(list, boolProperty(controller+"Accounting", true))
+	}
+	if s.Slice != "" {
+		list = append(list, textProperty("Slice", s.Slice))
 	}
 	return list
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"gantry/cgroup"
 	"gantry/oci"
@@ -69,7 +70,7 @@ func (a *app) watch(ctx context.Context, id string, group *cgroup.Group, interva
 				return err
 			}
 		case <-ticks.C:
-			if err := a.printStats(id, group); err != nil && !errors.Is(err, os.ErrNotExist) {
+			if err := a.printStats(id, group); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENODEV) { // it is going
 				return err
 			}
 		}

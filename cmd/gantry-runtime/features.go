@@ -24,7 +24,7 @@ func printFeatures(a *app, _ *flag.FlagSet) func(context.Context, []string) erro
 			MountOptions: oci.MountOptions(),
 			Linux: &features.Linux{
 				Namespaces: []string{"cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"}, Capabilities: oci.Capabilities(),
-				Cgroup: &features.Cgroup{V1: &yes, V2: &yes, Systemd: &no, SystemdUser: &no, Rdma: &yes},
+				Cgroup: &features.Cgroup{V1: &yes, V2: &yes, Systemd: &yes, SystemdUser: &no, Rdma: &yes},
 				Seccomp: &features.Seccomp{
 					Enabled: &yes, Actions: seccomp.Actions(), Operators: seccomp.Operators(), Archs: seccomp.Architectures(),
 					KnownFlags: known, SupportedFlags: supported,

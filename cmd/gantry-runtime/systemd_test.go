@@ -231,6 +231,27 @@ func TestSystemdErrors(t *testing.T) {
 	}
 }
 
+// TestSystemdRestore: a restored container is in a scope again, of which criu's process was the first.
+func TestSystemdRestore(t *testing.T) {
+	managed(t)
+	subjects(t, "", nil, func(c *subject) {
+		unit, path := "runc-"+c.id+".scope", "/system.slice/runc-"+c.id+".scope"
+		rewrite(c.t, c.dir, func(s *specs.Spec) { s.Linux.CgroupsPath = "" })
+		c.want(0, "--systemd-cgroup", "run", "-d", "-b", c.dir, c.id)
+		c.want(0, "--systemd-cgroup", "checkpoint", "--image-path", c.images, c.id)
+		c.want(0, "--systemd-cgroup", "restore", "-d", "-b", c.dir, "--image-path", c.images, c.id)
+		c.state(c.id, specs.StateRunning)
+		if shown := unitShown(c.t, unit); shown["ControlGroup"] != path {
+			c.t.Errorf("%v", shown)
+		}
+		if out, _ := c.want(0, "ps", "-f", "json", c.id); strings.Count(out, ",") != 0 || strings.TrimSpace(out) == "[]" {
+			c.t.Errorf("processes: %s", out)
+		}
+		c.want(0, "delete", "--force", c.id)
+		gone(c.under, unit, path)
+	})
+}
+
 // TestNoSystemd: where nobody answers that is said, and nothing is left.
 func TestNoSystemd(t *testing.T) {
 	if _, err := os.Stat("/run/systemd/private"); err == nil {

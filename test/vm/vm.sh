@@ -7,7 +7,7 @@
 #   vm.sh --peers [COMMAND]    the same, and docker, containerd and podman; their tests instead of the runtime's
 #
 # GANTRY_VM_FILES is a directory that the machine with Debian has as /gantry/files. GANTRY_VM_MEMORY (MiB) and GANTRY_VM_TIMEOUT (seconds) bound the machine; GANTRY_VM_V1=1 mounts cgroup v1 instead
-# of v2. Kernel and Debian are kept in the user's cache directory.
+# of v2, GANTRY_VM_V1=hybrid in the machine with Debian v1 and a v2 tree without controllers. Kernel and Debian are kept in the user's cache directory.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=test/vm
@@ -126,6 +126,9 @@ small)
 systemd)
   . $here/debian.sh
   debian_image
+  # systemd mounts the hierarchies, and reads this from the kernel's command line.
+  if [ -n "${GANTRY_VM_V1:-}" ]; then options+=" systemd.unified_cgroup_hierarchy=0"; fi
+  if [ "${GANTRY_VM_V1:-}" = 1 ]; then options+=" systemd.legacy_systemd_cgroup_controller=1"; fi
   boot "root=/dev/vda ro systemd.show_status=0 $options" -drive "if=none,id=root,format=raw,snapshot=on,file=$debian_disk" \
     -device virtio-blk-pci,drive=root
   ;;
