@@ -234,12 +234,15 @@ func TestSystemdErrors(t *testing.T) {
 // TestSystemdRestore: a restored container is in a scope again, of which criu's process was the first.
 func TestSystemdRestore(t *testing.T) {
 	managed(t)
-	subjects(t, "", nil, func(c *subject) {
+	subjects(t, "", func(s *specs.Spec) { s.Linux.CgroupsPath = "" }, func(c *subject) {
 		unit, path := "runc-"+c.id+".scope", "/system.slice/runc-"+c.id+".scope"
-		rewrite(c.t, c.dir, func(s *specs.Spec) { s.Linux.CgroupsPath = "" })
-		c.want(0, "--systemd-cgroup", "run", "-d", "-b", c.dir, c.id)
+		if errs, err := c.streams("--systemd-cgroup", "run", "-d", "-b", c.dir, c.id); err != nil {
+			c.t.Fatalf("run: %v: %s", err, errs)
+		}
 		c.want(0, "--systemd-cgroup", "checkpoint", "--image-path", c.images, c.id)
-		c.want(0, "--systemd-cgroup", "restore", "-d", "-b", c.dir, "--image-path", c.images, c.id)
+		if errs, err := c.streams("--systemd-cgroup", "restore", "-d", "-b", c.dir, "--image-path", c.images, c.id); err != nil {
+			c.t.Fatalf("restore: %v: %s", err, errs)
+		}
 		c.state(c.id, specs.StateRunning)
 		if shown := unitShown(c.t, unit); shown["ControlGroup"] != path {
 			c.t.Errorf("%v", shown)
