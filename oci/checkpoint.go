@@ -221,6 +221,18 @@ func (j *criuJob) checkFeatures(ctx context.Context) error {
 	return nil
 }
 
+// checkLabels: a criu that does not know the options of security modules would pass over them.
+func (j *criuJob) checkLabels(ctx context.Context) error {
+	if j.o.LSMProfile == "" && j.o.LSMMountContext == "" {
+		return nil
+	}
+	a, err := (&criu.Request{Program: j.o.Program, Kind: criu.Version}).Do(ctx)
+	if err == nil && !a.AtLeast(3, 16) {
+		err = fmt.Errorf("--lsm-profile and --lsm-mount-context need criu 3.16, this is %d.%d", a.Major, a.Minor)
+	}
+	return err
+}
+
 // do runs criu, and adds to an error what its log says of it.
 func (j *criuJob) do(ctx context.Context, r *criu.Request) (*criu.Answer, error) {
 	r.Program = j.o.Program

@@ -73,6 +73,9 @@ func (c *Container) restore(ctx context.Context, o CreateOptions, from Checkpoin
 		return nil, err
 	}
 	defer j.close()
+	if err := j.checkLabels(ctx); err != nil {
+		return nil, err
+	}
 	root, unmount, err := c.mountForRestore(j)
 	if err != nil {
 		return nil, err

@@ -131,6 +131,7 @@ func TestRequest(t *testing.T) {
 	o := &Options{
 		ImagesDir: 9, Pid: 42, Root: "/r", LeaveRunning: true, TCPEstablished: true, CgroupMode: modes["soft"], EmptyNS: unix.CLONE_NEWNET,
 		ExtMounts: []Pair{{"/a", "/a"}}, External: []string{"net[5]:extRootNetNS"}, InheritFDs: []InheritFD{{"k", 4}}, PageServer: PageServer{"h", 27},
+		LSMProfile: "apparmor:p", LSMMountContext: "c",
 	}
 	if _, err := play(t, "refuse", &Request{Kind: Dump, Options: o}); err == nil {
 		t.Fatal("no error")
@@ -152,7 +153,7 @@ func TestRequest(t *testing.T) {
 			t.Errorf("option %d: %d, want %d", id, opts[id].number, want)
 		}
 	}
-	for id, want := range map[int]string{13: "/r", 23: "\n\x02/a\x12\x02/a", 27: "\n\x01k\x10\x04", 37: "net[5]:extRootNetNS", 11: "\n\x01h\x10\x1b"} {
+	for id, want := range map[int]string{13: "/r", 23: "\n\x02/a\x12\x02/a", 27: "\n\x01k\x10\x04", 37: "net[5]:extRootNetNS", 11: "\n\x01h\x10\x1b", 53: "apparmor:p", 63: "c"} {
 		if string(opts[id].bytes) != want {
 			t.Errorf("option %d: %q, want %q", id, opts[id].bytes, want)
 		}
