@@ -56,6 +56,12 @@ func loadDeviceFilter(code []insn) (*os.File, error) {
 		kernVersion, flags uint32
 	}{kind: unix.BPF_PROG_TYPE_CGROUP_DEVICE, count: uint32(len(code)), code: address(unsafe.SliceData(code)), license: address(&license[0])}
 	fd, err := bpf(unix.BPF_PROG_LOAD, &attr)
+	for range 100 { // the kernel's check gives up when a signal comes, and Go's runtime sends itself some
+		if err != unix.EAGAIN {
+			break
+		}
+		fd, err = bpf(unix.BPF_PROG_LOAD, &attr)
+	}
 	runtime.KeepAlive(code)
 	runtime.KeepAlive(&license)
 	if err != nil {

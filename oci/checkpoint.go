@@ -163,18 +163,19 @@ func newCriuJob(rec *record, o CheckpointOptions, logFile string) (_ *criuJob, e
 			j.close()
 		}
 	}()
-	images, err := j.open(o.ImagePath, logFile == dumpLog)
-	if err != nil {
-		return nil, err
-	}
-	j.opts.ImagesDir, j.logFile = images, filepath.Join(o.ImagePath, logFile)
+	j.logFile = filepath.Join(o.ImagePath, logFile)
 	if o.WorkPath != "" {
-		if j.opts.WorkDir, err = j.open(o.WorkPath, true); err != nil {
-			return nil, err
-		}
 		j.logFile = filepath.Join(o.WorkPath, logFile)
 	}
-	return j, nil
+	return j, j.openDirectories()
+}
+
+// openDirectories opens those of the images and of the work.
+func (j *criuJob) openDirectories() (err error) {
+	if j.opts.ImagesDir, err = j.open(j.o.ImagePath, j.opts.LogFile == dumpLog); err == nil && j.o.WorkPath != "" {
+		j.opts.WorkDir, err = j.open(j.o.WorkPath, true)
+	}
+	return err
 }
 
 // open makes a directory, if it is to and it is not there, and opens it. criu opens it by our /proc, so it needs no

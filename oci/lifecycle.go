@@ -392,6 +392,15 @@ func (c *Container) Update(res *specs.LinuxResources) error {
 	return rec.limit(res)
 }
 
+// Delete removes a container by force, as the container's own Delete does; also one that has no state, since its creator
+// was killed too early.
+func (r *Runtime) Delete(ctx context.Context, id string) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	return (&Container{ID: id, runtime: r}).Delete(ctx, true)
+}
+
 // Delete removes a stopped container: cgroup, state, mounts. With force a running one is killed first. Idempotent.
 func (c *Container) Delete(ctx context.Context, force bool) error {
 	unlock, err := c.lock()

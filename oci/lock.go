@@ -113,9 +113,6 @@ func (c *Container) lock() (unlock func(), err error) {
 
 // remove removes the container's directory, whose lock the caller has. Its id is free at once.
 func (c *Container) remove() error {
-	if err := detach(c.criuRoot()); err != nil { // or its content would be removed
-		return err
-	}
 	aside := c.runtime.dir("~" + c.ID) // which is no id
 	err := os.Rename(c.dir(), aside)
 	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) { // one who did this was killed

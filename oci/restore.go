@@ -76,11 +76,10 @@ func (c *Container) restore(ctx context.Context, o CreateOptions, from Checkpoin
 	if err := j.checkLabels(ctx); err != nil {
 		return nil, err
 	}
-	root, unmount, err := c.mountForRestore(j)
+	root, err := c.prepareRoot(j)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, unmount()) }()
 	if err := j.forRestore(root); err != nil {
 		return nil, err
 	}
@@ -90,6 +89,10 @@ func (c *Container) restore(ctx context.Context, o CreateOptions, from Checkpoin
 	}
 	pid, err := j.runRestore(ctx, group, files, o)
 	if err != nil {
+		j.removeYards()
+		return nil, err
+	}
+	if err := os.Remove(root); err != nil {
 		return nil, err
 	}
 	if err := group.settle(ctx); err != nil {
@@ -145,26 +148,44 @@ func (rec *record) addTimeNamespace() error {
 	return nil
 }
 
-// criuRoot is where the root is bound while criu restores, and after that only if somebody killed us: see remove.
+// criuRoot is where the root is bound for criu, and for criu alone.
 func (c *Container) criuRoot() string { return filepath.Join(c.dir(), "criu-root") }
 
-// mountForRestore binds the root where criu wants it: on a mount point whose parent is not covered. What the container
-// mounts on is made first, in case this is another copy of the root than the one that was saved.
-func (c *Container) mountForRestore(j *criuJob) (dir string, unmount func() error, err error) {
-	dir = c.criuRoot()
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return "", nil, err
+// prepareRoot makes the directory in which criu has the root, and what the container mounts on, in case this is another
+// copy of the root than the one that was saved.
+func (c *Container) prepareRoot(j *criuJob) (dir string, err error) {
+	if err := os.Mkdir(c.criuRoot(), 0o755); err != nil {
+		return "", err
 	}
-	if dir, err = filepath.EvalSymlinks(dir); err != nil {
-		return "", nil, err
+	if dir, err = filepath.EvalSymlinks(c.criuRoot()); err != nil {
+		return "", err
 	}
-	if err := j.makeMountPoints(dir); err != nil {
-		return "", nil, err
-	}
-	if err := bindRoot(j.b.rootPath(), dir); err != nil {
-		return "", nil, err
-	}
-	return dir, func() error { return errors.Join(detach(dir), os.Remove(dir)) }, nil
+	return dir, j.makeMountPoints(dir)
+}
+
+// startAside starts criu in a mount namespace of its own, with the root bound where criu wants it: on a mount point whose
+// parent is not covered. What criu mounts goes with it, however it ends. Its directories are those that the new namespace
+// has, or it could not mount in them.
+func (j *criuJob) startAside(root string, start func() error) error {
+	done := make(chan error)
+	go onOwnThread(func() {
+		done <- func() error {
+			if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+				return fmt.Errorf("mount namespace for criu: %w", err)
+			}
+			if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+				return fmt.Errorf("keep criu's mounts to it: %w", err)
+			}
+			if err := bindRoot(j.b.rootPath(), root); err != nil {
+				return err
+			}
+			if err := j.openDirectories(); err != nil {
+				return err
+			}
+			return start()
+		}()
+	})
+	return <-done
 }
 
 func bindRoot(root, dir string) error {
@@ -174,21 +195,11 @@ func bindRoot(root, dir string) error {
 	return nil
 }
 
-// detach unmounts all that is mounted on a directory, which may not be there.
-func detach(dir string) error {
-	for {
-		switch err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err {
-		case nil:
-		case unix.EINVAL, unix.ENOENT:
-			return nil
-		default:
-			return fmt.Errorf("unmount %s: %w", dir, err)
-		}
-	}
-}
-
 // forRestore completes the options.
 func (j *criuJob) forRestore(root string) error {
+	if !j.b.isNew(specs.MountNamespace) {
+		return errors.New("it has no mount namespace of its own: criu would leave it in another one")
+	}
 	if err := j.checkNames(); err != nil {
 		return err
 	}
@@ -254,6 +265,7 @@ func (j *criuJob) runRestore(ctx context.Context, group *newGroup, files []*os.F
 	}}
 	request := &criu.Request{
 		Kind: criu.Restore, Options: j.opts, Files: files, Stdio: [3]*os.File{o.Stdio.Stdin, o.Stdio.Stdout, o.Stdio.Stderr},
+		Start: func(start func() error) error { return j.startAside(j.opts.Root, start) },
 		Started: func(criuPid int) error {
 			if err := group.Add(criuPid); err != nil {
 				return err
@@ -289,6 +301,14 @@ func (j *criuJob) runRestore(ctx context.Context, group *newGroup, files []*os.F
 		pid = a.Pid
 	}
 	return pid, nil
+}
+
+// removeYards removes the directories, empty by now, on which a criu that was killed had mounted.
+func (j *criuJob) removeYards() {
+	left, _ := filepath.Glob(filepath.Join(filepath.Dir(j.logFile), ".criu.cgyard.*"))
+	for _, dir := range left {
+		_ = os.Remove(dir) // unless it is another's
+	}
 }
 
 // cgroupRoots tells criu where the cgroups of the images are now: where it is itself.

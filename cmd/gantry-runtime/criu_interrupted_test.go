@@ -164,13 +164,17 @@ func TestRestoreKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait() // it was killed
-	if !strings.Contains(mountsOf(t), root) {
-		t.Fatalf("nothing is mounted on %s", root)
-	}
 	before, others := contents(t, c.file("")), contents(t, bound)
 	left := procs(c.id)
 	if len(left) == 0 {
-		t.Error("no criu runs")
+		t.Fatal("no criu runs")
+	}
+	text, err := os.ReadFile("/proc/" + left[0] + "/mountinfo")
+	if err != nil || !strings.Contains(string(text), root) {
+		t.Errorf("nothing is mounted on %s: %v: %s", root, err, text)
+	}
+	if now := mountsOf(t); now != mounts {
+		t.Errorf("mounts: %s\nbefore: %s", now, mounts)
 	}
 	c.want(0, "delete", "--force", c.id)
 	if now := contents(t, c.file("")); now != before {
@@ -195,6 +199,26 @@ func TestRestoreKilled(t *testing.T) {
 			time.Sleep(20 * time.Millisecond)
 		}
 	}
+}
+
+// TestDeleteUnfinished: what is left of a restore, or of a create, that was killed before it had a state.
+func TestDeleteUnfinished(t *testing.T) {
+	c := interrupted(t, nil)
+	for _, files := range [][]string{nil, {"lock"}, {"lock", "state.json.new"}} {
+		if err := os.Mkdir(filepath.Join(c.root, c.id), 0o711); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range files {
+			if err := os.WriteFile(filepath.Join(c.root, c.id, name), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.want(1, "create", "-b", c.dir, c.id)
+		c.want(0, "delete", "--force", c.id)
+		c.nothingLeft(c.id)
+	}
+	c.want(0, "delete", "--force", c.id)
+	c.want(1, "delete", c.id)
 }
 
 // procs are the processes of a container's cgroups.

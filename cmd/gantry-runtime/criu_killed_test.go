@@ -65,7 +65,7 @@ func moments(f func(after time.Duration)) {
 	}
 }
 
-// ownSubjects are subjects of this runtime alone: with runc such a container may stay frozen, and mounts stay.
+// ownSubjects are subjects of this runtime alone: with runc a container may stay frozen, and mounts stay.
 func ownSubjects(t *testing.T, f func(c *subject)) {
 	subjects(t, "", nil, func(c *subject) {
 		if filepath.Base(c.program) != "runc" {

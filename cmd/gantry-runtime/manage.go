@@ -191,8 +191,8 @@ func remove(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
 	alias(flags.BoolVar, &force, false, "kill it first; a missing container is no error", "force", "f")
 	return func(ctx context.Context, args []string) error {
 		c, err := a.runtime.Load(args[0])
-		if errors.Is(err, os.ErrNotExist) && force {
-			return nil
+		if errors.Is(err, os.ErrNotExist) && force { // or it was never made as far as that
+			return errors.Join(a.runtime.Delete(ctx, args[0]), removeNotify(a.runtime.Root, args[0]))
 		}
 		if err != nil {
 			return err

@@ -44,6 +44,8 @@ type Request struct {
 	// Files are the descriptors 4, 5, … of criu, and Stdio 0, 1 and 2: those of a restored process.
 	Files []*os.File
 	Stdio [3]*os.File
+	// Start, if there is one, is called to start criu, by calling its argument: on the thread that criu is to come from.
+	Start func(start func() error) error
 	// Started is called when criu runs and has been asked nothing yet; it may complete the options.
 	Started func(pid int) error
 	// Notify is told of every stage; the file, if any, is the callee's.
@@ -83,7 +85,11 @@ func (r *Request) Do(ctx context.Context) (_ *Answer, err error) {
 	} else {
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = r.Stdio[0], r.Stdio[1], r.Stdio[2]
 	}
-	err = cmd.Start()
+	if r.Start != nil {
+		err = r.Start(cmd.Start)
+	} else {
+		err = cmd.Start()
+	}
 	err = errors.Join(err, theirs.Close()) // so that its end is the end of the stream
 	if err != nil {
 		return nil, fmt.Errorf("criu %s: %w", r.Kind, err)

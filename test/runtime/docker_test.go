@@ -14,7 +14,7 @@ func startDocker(t *testing.T, runtime string) *peer {
 	socket := "unix://" + filepath.Join(p.dir, "docker.sock")
 	p.command = []string{"/usr/bin/docker", "-H", socket}
 	p.daemon([]string{"version"}, "dockerd", "--data-root", filepath.Join(p.dir, "data"), "--exec-root", filepath.Join(p.dir, "run"),
-		"--pidfile", filepath.Join(p.dir, "pid"), "-H", socket, "--bridge", "none", "--iptables=false", "--ip6tables=false",
+		"--pidfile", filepath.Join(p.dir, "pid"), "-H", socket, "--bridge", "none", "--experimental", "--iptables=false", "--ip6tables=false",
 		"--add-runtime", "gantry="+p.runtime, "--default-runtime", "gantry")
 	tar := exec.Command("tar", "-C", p.rootfs(), "-c", ".")
 	var archive bytes.Buffer

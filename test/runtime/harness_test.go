@@ -46,7 +46,7 @@ func build() (code int, err error) {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	build := exec.Command("go", "build", "-C", "../..", "-trimpath", "-o", dir, "./cmd/gantry-runtime", "./cmd/toolbox")
+	build := exec.Command("go", "build", "-C", "../..", "-trimpath", "-o", dir, "./cmd/gantry-runtime", "./cmd/toolbox", "./cmd/gantry-runtime/testdata/subject")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return 1, fmt.Errorf("build: %w\n%s", err, out)

@@ -7,13 +7,18 @@ import (
 
 func TestPodman(t *testing.T) { beside(t, testPodman) }
 
-func testPodman(t *testing.T, runtime string) {
+func startPodman(t *testing.T, runtime string) *peer {
 	p := newPeer(t, runtime, "podman", "conmon")
 	p.command = []string{
 		"podman", "--root", filepath.Join(p.dir, "root"), "--runroot", filepath.Join(p.dir, "run"), "--tmpdir", filepath.Join(p.dir, "tmp"),
 		"--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "file", "--runtime", p.runtime,
 	}
 	t.Cleanup(func() { p.do("rm", "-af", "-t", "0") })
+	return p
+}
+
+func testPodman(t *testing.T, runtime string) {
+	p := startPodman(t, runtime)
 	root := p.rootfs()
 	run := func(code int, out string, args ...string) {
 		t.Helper()

@@ -4,7 +4,7 @@
 #
 #   vm.sh [COMMAND]            busybox and the test binaries in an initial RAM file system
 #   vm.sh --systemd [COMMAND]  Debian with a systemd that manages the machine, runc, crun and criu
-#   vm.sh --peers [COMMAND]    the same, and docker, containerd and podman; their tests instead of the runtime's
+#   vm.sh --peers [COMMAND]    the same, and docker, containerd and podman; their checkpoints instead of the runtime's tests
 #
 # GANTRY_VM_FILES is a directory that the machine with Debian has as /gantry/files. GANTRY_VM_MEMORY (MiB) and GANTRY_VM_TIMEOUT (seconds) bound the machine; GANTRY_VM_V1=1 mounts cgroup v1 instead
 # of v2, GANTRY_VM_V1=hybrid in the machine with Debian v1 and a v2 tree without controllers. Kernel and Debian are kept in the user's cache directory.
@@ -72,6 +72,11 @@ build_tests() { # DIRECTORY: the test binaries in their source directories, and 
   go build -trimpath -ldflags '-s -w' -o "$1/prebuilt/" ./cmd/gantry-runtime ./cmd/toolbox ./oci/testdata/probe ./cmd/gantry-runtime/testdata/subject
   ln -sf /gantry/prebuilt/gantry-runtime "$1/bin/gantry-runtime"
   install -m 0755 $here/{go,tests,start} "$1/bin/"
+  if [ -n "$peers" ]; then
+    mkdir -p "$1/src/test/runtime"
+    (cd test && go test -c -trimpath -ldflags '-s -w' -o "$1/src/test/runtime/peers.test" ./runtime)
+    install -m 0755 $here/peers "$1/bin/"
+  fi
 }
 
 small_image() { # $work/initrd
@@ -115,7 +120,8 @@ need qemu-system-x86 cpio kmod busybox-static
 mkdir -p "$cache"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-command=${*:-tests}
+command=${*:-${peers:+peers}}
+command=${command:-tests}
 fetch_kernel
 options=${GANTRY_VM_V1:+gantry.v1}
 case $mode in
