@@ -83,9 +83,6 @@ func (c *Container) checkpoint(ctx context.Context, rec *record, o CheckpointOpt
 	if err := j.checkFeatures(ctx); err != nil {
 		return err
 	}
-	if err := j.checkNames(); err != nil {
-		return err
-	}
 	opts := j.opts
 	opts.Pid, opts.Root, opts.LeaveRunning, opts.LinkRemap, opts.TCPSkipInFlight = rec.Pid, j.b.rootPath(), o.LeaveRunning, o.LinkRemap, o.TCPSkipInFlight
 	opts.ParentImage, opts.TrackMem, opts.PageServer = o.ParentPath, o.ParentPath != "" || o.PreDump, o.PageServer
@@ -102,7 +99,7 @@ func (c *Container) checkpoint(ctx context.Context, rec *record, o CheckpointOpt
 		}
 	}
 	if !o.PreDump { // of a pre-dump only memory is kept
-		if err := j.findMountPoints(rec.Pid); err != nil {
+		if err := errors.Join(j.findMountPoints(rec.Pid), j.checkNames()); err != nil {
 			return err
 		}
 		for _, m := range j.externalMounts() {
@@ -288,8 +285,8 @@ func (j *criuJob) externalMounts() []specs.Mount {
 // "mnt[NAME]:SOURCE" (CVE-2026-119101, CVE-2026-115520).
 func (j *criuJob) checkNames() error {
 	for _, m := range j.externalMounts() {
-		if strings.Contains(m.Destination, "]:") {
-			return fmt.Errorf("mount destination %q: criu cannot name what has \"]:\" in it", m.Destination)
+		if point := j.mountPoint(m.Destination); strings.Contains(point, "]:") { // a link of the image's may lead there
+			return fmt.Errorf("mount destination %q: criu cannot name what has \"]:\" in it", point)
 		}
 	}
 	return nil

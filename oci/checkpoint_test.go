@@ -24,4 +24,11 @@ func TestMountNamesForCriu(t *testing.T) {
 			}
 		}
 	}
+	for point, refused := range map[string]bool{"/real": false, "/x]:/etc": true} { // where a link of the image's leads
+		spec := &specs.Spec{Linux: &specs.Linux{}, Mounts: []specs.Mount{{Destination: "/link", Type: "bind", Source: "/tmp"}}}
+		j := &criuJob{b: &builder{spec: spec, bundle: "/"}, opts: &criu.Options{}, points: map[string]string{"/link": point}}
+		if err := j.forRestore("/root"); (err != nil) != refused {
+			t.Errorf("a link to %s: %v, want refused %v", point, err, refused)
+		}
+	}
 }

@@ -154,6 +154,9 @@ func (c *Container) criuRoot() string { return filepath.Join(c.dir(), "criu-root
 // prepareRoot makes the directory in which criu has the root, and what the container mounts on, in case this is another
 // copy of the root than the one that was saved.
 func (c *Container) prepareRoot(j *criuJob) (dir string, err error) {
+	if !j.b.isNew(specs.MountNamespace) {
+		return "", errors.New("it has no mount namespace of its own: criu would leave it in another one")
+	}
 	if err := os.Mkdir(c.criuRoot(), 0o755); err != nil {
 		return "", err
 	}
@@ -197,9 +200,6 @@ func bindRoot(root, dir string) error {
 
 // forRestore completes the options.
 func (j *criuJob) forRestore(root string) error {
-	if !j.b.isNew(specs.MountNamespace) {
-		return errors.New("it has no mount namespace of its own: criu would leave it in another one")
-	}
 	if err := j.checkNames(); err != nil {
 		return err
 	}
