@@ -107,7 +107,7 @@ func (c *Container) checkpoint(ctx context.Context, rec *record, o CheckpointOpt
 			opts.ExtMounts = append(opts.ExtMounts, criu.Pair{Key: point, Value: point})
 		}
 		opts.ExtMounts = append(opts.ExtMounts, j.maskedFiles(rec.Pid)...)
-		if err := j.keepDescriptors(rec.Pid); err != nil {
+		if err := j.keepDescriptors(rec); err != nil {
 			return err
 		}
 	}
@@ -329,16 +329,10 @@ func (j *criuJob) maskedFiles(pid int) []criu.Pair {
 	return list
 }
 
-// keepDescriptors writes what the first process's streams are: pipes are another's after a restore.
-func (j *criuJob) keepDescriptors(pid int) error {
-	var names [3]string
-	for fd := range names {
-		name, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, fd))
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		names[fd] = name
-	}
+// keepDescriptors writes which pipes the first process's streams were: after a restore they are another's.
+func (j *criuJob) keepDescriptors(rec *record) error {
+	names := [3]string{}
+	copy(names[:], rec.Pipes)
 	text, err := json.Marshal(names)
 	if err != nil {
 		return err

@@ -103,7 +103,7 @@ func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, er
 	}
 	var prepared error
 	rec.describe(o.Spec)
-	rec.NoNewKeyring = o.NoNewKeyring
+	rec.NoNewKeyring, rec.Pipes = o.NoNewKeyring, o.Stdio.pipes()
 	b.plan.Meanwhile = func(pid int) { prepared = identify(pid) }
 	child, err := spawn.Start(&b.plan)
 	if err != nil {

@@ -6,9 +6,11 @@
 package oci
 
 import (
+	"fmt"
 	"os"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"gantry/spawn"
 )
@@ -35,6 +37,22 @@ type Stdio struct {
 	Stdin, Stdout, Stderr *os.File
 	// Console receives the master of the new terminal (process.terminal); the receiver owns it.
 	Console func(master *os.File) error
+}
+
+// pipes are the names of those that are pipes, in their places; nil if none is.
+func (s Stdio) pipes() (names []string) {
+	files := [3]*os.File{s.Stdin, s.Stdout, s.Stderr}
+	for i, f := range files {
+		var stat unix.Stat_t
+		if f == nil || unix.Fstat(int(f.Fd()), &stat) != nil || stat.Mode&unix.S_IFMT != unix.S_IFIFO {
+			continue
+		}
+		if names == nil {
+			names = make([]string, len(files))
+		}
+		names[i] = fmt.Sprintf("pipe:[%d]", stat.Ino)
+	}
+	return names
 }
 
 // CreateOptions are what create knows besides the bundle.

@@ -54,7 +54,7 @@ func (c *Container) restore(ctx context.Context, o CreateOptions, from Checkpoin
 	if err != nil {
 		return nil, err
 	}
-	rec.NoNewKeyring = o.NoNewKeyring
+	rec.NoNewKeyring, rec.Pipes = o.NoNewKeyring, o.Stdio.pipes()
 	rec.describe(o.Spec)
 	if err := c.runtime.save(rec); err != nil {
 		return nil, err
@@ -89,7 +89,6 @@ func (c *Container) restore(ctx context.Context, o CreateOptions, from Checkpoin
 	}
 	pid, err := j.runRestore(ctx, group, files, o)
 	if err != nil {
-		j.removeYards()
 		return nil, err
 	}
 	if err := os.Remove(root); err != nil {
@@ -301,14 +300,6 @@ func (j *criuJob) runRestore(ctx context.Context, group *newGroup, files []*os.F
 		pid = a.Pid
 	}
 	return pid, nil
-}
-
-// removeYards removes the directories, empty by now, on which a criu that was killed had mounted.
-func (j *criuJob) removeYards() {
-	left, _ := filepath.Glob(filepath.Join(filepath.Dir(j.logFile), ".criu.cgyard.*"))
-	for _, dir := range left {
-		_ = os.Remove(dir) // unless it is another's
-	}
 }
 
 // cgroupRoots tells criu where the cgroups of the images are now: where it is itself.

@@ -295,6 +295,42 @@ func pair(t *testing.T) (master, slave *os.File) {
 	return master, slave
 }
 
+// TestCheckpointPipes: a standard output that was a pipe is the restore's; a pipe of the container's own stays that.
+func TestCheckpointPipes(t *testing.T) {
+	for _, flags := range []string{"-tty", "-inner"} {
+		t.Run(flags[1:], func(t *testing.T) {
+			subjects(t, flags, nil, func(c *subject) {
+				var reads [2]*os.File
+				for i := range reads {
+					read, write, err := os.Pipe()
+					if err != nil {
+						c.t.Fatal(err)
+					}
+					defer read.Close()
+					reads[i] = read
+					null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+					if err != nil {
+						c.t.Fatal(err)
+					}
+					c.stdio = [3]*os.File{null, write, null}
+					if i == 0 {
+						c.start()
+						c.save("image")
+					} else {
+						c.back("image", c.id)
+					}
+					_, _ = write.Close(), null.Close()
+				}
+				last := c.count()
+				if flags == "-tty" {
+					speaks(c.t, reads[1], last)
+				}
+				c.goesOn(last)
+			})
+		})
+	}
+}
+
 // TestCheckpointShellJob: a terminal of the host's cannot be saved, not even as that of a shell's job.
 func TestCheckpointShellJob(t *testing.T) {
 	subjects(t, "-tty", nil, func(c *subject) {

@@ -27,6 +27,7 @@ func main() {
 	child := flag.Bool("child", false, "have a child process that counts too, in /tmp/child")
 	name := flag.String("name", "/tmp/n", "`FILE` of the count")
 	tty := flag.Bool("tty", false, "tell the count on standard output too")
+	inner := flag.Bool("inner", false, "have a pipe of its own as standard output, and read what it says there")
 	flag.Parse()
 	memory := make([]byte, *mib<<20)
 	for i := range memory {
@@ -53,6 +54,9 @@ func main() {
 		check(err)
 		work = append(work, func(n int) { _, err := fmt.Fprint(conn, n); check(err) })
 	}
+	if *inner {
+		work = append(work, hear())
+	}
 	if *tty {
 		work = append(work, func(n int) { _, err := fmt.Printf("count %d\n", n); check(err) })
 	}
@@ -72,6 +76,23 @@ func main() {
 			os.Exit(code)
 		}
 		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// hear puts a pipe in the place of standard output, and looks for each number that is said there.
+func hear() func(int) {
+	read, write, err := os.Pipe()
+	check(err)
+	check(unix.Dup3(int(write.Fd()), 1, 0))
+	said := bufio.NewReader(read)
+	return func(n int) {
+		_, err := fmt.Println(n)
+		check(err)
+		line, err := said.ReadString('\n')
+		check(err)
+		if strings.TrimSpace(line) != strconv.Itoa(n) {
+			check(fmt.Errorf("%d is heard as %q", n, line))
+		}
 	}
 }
 
