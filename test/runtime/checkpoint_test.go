@@ -56,8 +56,8 @@ func TestPodmanCheckpoint(t *testing.T) { criuWorks(t); beside(t, testPodmanChec
 
 func testPodmanCheckpoint(t *testing.T, runtime string) {
 	p := startPodman(t, runtime)
-	p.want(0, "", "import", p.archive(p.counting()), "box")
-	p.want(0, "", "run", "-d", "--network", "none", "--name", "c", "box", "/bin/subject")
+	p.want(0, "", "load", "-i", p.archiveOf(p.counting(), "localhost/box:latest"))
+	p.want(0, "", "run", "-d", "--network", "none", "--name", "c", "localhost/box", "/bin/subject")
 	n := p.beyond(many, "exec", "c", "cat", "/tmp/n")
 	p.want(0, "", "container", "checkpoint", "--leave-running", "c")
 	n = p.beyond(n, "exec", "c", "cat", "/tmp/n")
@@ -78,8 +78,8 @@ func TestDockerCheckpoint(t *testing.T) { criuWorks(t); beside(t, testDockerChec
 
 func testDockerCheckpoint(t *testing.T, runtime string) {
 	p := startDocker(t, runtime)
-	p.want(0, "", "import", p.archive(p.counting()), "box")
-	p.want(0, "", "run", "-d", "--network", "none", "--security-opt", "apparmor=unconfined", "--name", "box1", "box", "/bin/subject")
+	p.want(0, "", "load", "-i", p.archiveOf(p.counting(), "counting:latest"))
+	p.want(0, "", "run", "-d", "--network", "none", "--security-opt", "apparmor=unconfined", "--name", "box1", "counting", "/bin/subject")
 	n := p.beyond(many, "exec", "box1", "cat", "/tmp/n")
 	p.want(0, "left", "checkpoint", "create", "--leave-running", "box1", "left")
 	n = p.beyond(n, "exec", "box1", "cat", "/tmp/n")
@@ -94,13 +94,8 @@ func testDockerCheckpoint(t *testing.T, runtime string) {
 func TestContainerdCheckpoint(t *testing.T) { criuWorks(t); beside(t, testContainerdCheckpoint) }
 
 func testContainerdCheckpoint(t *testing.T, runtime string) {
-	maker := startPodman(t, runtime)
-	image := filepath.Join(maker.dir, "image.tar")
-	maker.want(0, "", "import", maker.archive(maker.counting()), "localhost/box:latest")
-	maker.want(0, "", "save", "--format", "oci-archive", "-o", image, "localhost/box:latest")
-
 	p := startContainerd(t, runtime, `disabled_plugins = ["io.containerd.grpc.v1.cri"]`)
-	p.want(0, "", "images", "import", image)
+	p.want(0, "", "images", "import", p.archiveOf(p.counting(), "localhost/box:latest"))
 	p.want(0, "", "run", "-d", "--runc-binary", p.runtime, "localhost/box:latest", "c", "/bin/subject")
 	n := p.beyond(many, "tasks", "exec", "--exec-id", "e1", "c", "/bin/cat", "/tmp/n")
 	files := filepath.Join(p.dir, "files")
@@ -125,14 +120,4 @@ func testContainerdCheckpoint(t *testing.T, runtime string) {
 	p.beyond(n, "tasks", "exec", "--exec-id", "e1", "c", "/bin/cat", "/tmp/n")
 	remove()
 	p.called("checkpoint", "restore")
-}
-
-// archive is a directory's content as a tar archive.
-func (p *peer) archive(dir string) string {
-	p.t.Helper()
-	file := filepath.Join(p.dir, "archive.tar")
-	if out, err := exec.Command("tar", "-C", dir, "-cf", file, ".").CombinedOutput(); err != nil {
-		p.t.Fatalf("tar: %v: %s", err, out)
-	}
-	return file
 }

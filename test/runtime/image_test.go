@@ -13,9 +13,12 @@ import (
 )
 
 // archive makes an image of the peer's root directory, as "docker save" does, and returns its file.
-func (p *peer) archive(name string) string {
+func (p *peer) archive(name string) string { return p.archiveOf(p.rootfs(), name) }
+
+// archiveOf makes one of another directory.
+func (p *peer) archiveOf(root, name string) string {
 	p.t.Helper()
-	layer, err := exec.Command("tar", "-C", p.rootfs(), "-c", ".").Output()
+	layer, err := exec.Command("tar", "-C", root, "-c", ".").Output()
 	if err != nil {
 		p.t.Fatalf("pack the root directory: %v", err)
 	}
