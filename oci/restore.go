@@ -129,6 +129,9 @@ func (rec *record) addTimeNamespace() error {
 		return nil //nolint:nilerr // the kernel has none
 	}
 	restored, err := os.Stat(fmt.Sprintf("/proc/%d/ns/time", rec.Pid))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // it has ended already
+	}
 	if err != nil {
 		return fmt.Errorf("time namespace of the restored process: %w", err)
 	}
