@@ -8,14 +8,17 @@ import (
 	"testing"
 )
 
-// startDocker starts Debian's dockerd, and its containerd, with the runtime as a further one and the image "box".
-func startDocker(t *testing.T, runtime string) *peer {
+// startDocker starts Debian's dockerd, and its containerd, with the runtime as a further one and the image "box". The
+// daemon has a network namespace of its own, thus its own docker0.
+func startDocker(t *testing.T, runtime string, settings ...string) *peer {
 	p := newPeer(t, runtime, "dockerd", "/usr/bin/docker")
 	socket := "unix://" + filepath.Join(p.dir, "docker.sock")
 	p.command = []string{"/usr/bin/docker", "-H", socket}
-	p.daemon([]string{"version"}, "dockerd", "--data-root", filepath.Join(p.dir, "data"), "--exec-root", filepath.Join(p.dir, "run"),
-		"--pidfile", filepath.Join(p.dir, "pid"), "-H", socket, "--bridge", "none", "--experimental", "--iptables=false", "--ip6tables=false",
-		"--add-runtime", "gantry="+p.runtime, "--default-runtime", "gantry")
+	p.daemon([]string{"version"}, "unshare", append([]string{
+		"--net", "dockerd", "--data-root", filepath.Join(p.dir, "data"), "--exec-root", filepath.Join(p.dir, "run"),
+		"--pidfile", filepath.Join(p.dir, "pid"), "-H", socket, "--experimental", "--ip6tables=false",
+		"--add-runtime", "gantry=" + p.runtime, "--default-runtime", "gantry",
+	}, settings...)...)
 	tar := exec.Command("tar", "-C", p.rootfs(), "-c", ".")
 	var archive bytes.Buffer
 	tar.Stdout = &archive
@@ -35,11 +38,11 @@ func TestDocker(t *testing.T) { beside(t, testDocker) }
 func testDocker(t *testing.T, runtime string) {
 	p := startDocker(t, runtime)
 	p.want(0, "gantry", "info", "--format", "{{.DefaultRuntime}}")
-	p.want(0, "hello\n", "run", "--rm", "box", "echo", "hello")
-	p.want(7, "", "run", "--rm", "box", "sh", "-c", "exit 7")
+	p.want(0, "hello\n", "run", "--rm", "--network", "none", "box", "echo", "hello")
+	p.want(7, "", "run", "--rm", "--network", "none", "box", "sh", "-c", "exit 7")
 	p.want(127, "not found", "run", "--rm", "box", "no-such-program")
 	p.want(126, "denied", "run", "--rm", "box", "/etc")
-	p.want(0, "uid=5 gid=6", "run", "--rm", "--user", "5:6", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "box", "id")
+	p.want(0, "uid=5 gid=6", "run", "--rm", "--network", "none", "--user", "5:6", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "box", "id")
 
 	p.want(0, "", "run", "-d", "--name", "box1", "--memory", "64m", "-e", "A=b", "box", "sleep", "1000")
 	p.want(0, "running gantry", "inspect", "-f", "{{.State.Status}} {{.HostConfig.Runtime}}", "box1")

@@ -51,6 +51,9 @@ func build() (code int, err error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return 1, fmt.Errorf("build: %w\n%s", err, out)
 	}
+	if err := os.Chmod(dir, 0o711); err != nil { // for mapped users
+		return 1, err
+	}
 	return outer(dir)
 }
 
@@ -95,6 +98,9 @@ func newPeer(t *testing.T, runtime string, programs ...string) *peer {
 			t.Errorf("clean up: %v", err)
 		}
 	})
+	if err := os.Chmod(dir, 0o711); err != nil { // for mapped users
+		t.Fatal(err)
+	}
 	p := &peer{t: t, dir: dir, calls: filepath.Join(dir, "calls"), runtime: filepath.Join(dir, "runtime"), id: fmt.Sprintf("peer%d", peers.Add(1))}
 	script := fmt.Sprintf("#!/bin/sh\necho \"$@\" >>%s\nexec %s \"$@\"\n", p.calls, runtime)
 	if err := os.WriteFile(p.runtime, []byte(script), 0o755); err != nil {
@@ -135,7 +141,7 @@ func (p *peer) rootfs() string {
 	if err == nil {
 		err = os.WriteFile(filepath.Join(root, "bin/sh"), text, 0o755)
 	}
-	for _, name := range []string{"cat", "echo", "env", "grep", "hog", "hostname", "id", "ip", "ls", "mount", "ps", "readlink", "sleep", "stat", "true", "tty"} {
+	for _, name := range []string{"cat", "chmod", "echo", "env", "grep", "hog", "hostname", "id", "ip", "ls", "mount", "ps", "readlink", "sleep", "stat", "true", "tty"} {
 		err = errors.Join(err, os.Symlink("sh", filepath.Join(root, "bin", name)))
 	}
 	if err != nil {
