@@ -30,13 +30,6 @@ func testDockerOptions(t *testing.T, runtime string) {
 	if err := os.WriteFile(profile, []byte(rules), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	own := func(kind string) string {
-		link, err := os.Readlink("/proc/self/ns/" + kind)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return link
-	}
 	p.want(0, "", "run", "-d", "--name", "first", "--ipc", "shareable", "box", "sleep", "1000")
 	for _, test := range []struct {
 		options, script string
@@ -82,7 +75,7 @@ func testDockerOptions(t *testing.T, runtime string) {
 			"--cap-drop ALL --cap-add SYS_TIME --read-only --tmpfs /tmp", "grep -E 'CapEff|CapBnd' /proc/self/status; echo x >/tmp/x && cat /tmp/x; (echo x >/x)",
 			[]string{"0000000002000000\nCapBnd:\t0000000002000000", "x\n", "read-only file system"},
 		},
-		{"--ipc host --uts host --pid host", "readlink /proc/self/ns/ipc /proc/self/ns/uts /proc/self/ns/pid", []string{own("ipc") + "\n" + own("uts") + "\n" + own("pid")}},
+		{"--ipc host --uts host --pid host", "readlink /proc/self/ns/ipc /proc/self/ns/uts /proc/self/ns/pid", []string{ownNamespace(t, "ipc") + "\n" + ownNamespace(t, "uts") + "\n" + ownNamespace(t, "pid")}},
 		{"--network container:first --ipc container:first --pid container:first", "ps", []string{"sleep 1000"}},
 	} {
 		args := append([]string{"run", "--rm"}, strings.Fields(test.options)...)

@@ -201,7 +201,7 @@ func (p *peer) do(args ...string) (int, string) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, p.command[0], append(p.command[1:len(p.command):len(p.command)], args...)...)
 	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Dir, cmd.Stdout, cmd.Stderr = p.dir, &out, &out // conmon writes a file where podman is called
 	if err := cmd.Run(); err != nil && !errors.As(err, new(*exec.ExitError)) {
 		p.t.Fatal(err)
 	}

@@ -131,6 +131,11 @@ func enter(hierarchies []hierarchy, name string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
+	for _, dir := range []string{"/proc", "/sys"} { // what is mounted below would be seen, but could not be reached
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("unmount %s: %w", dir, err)
+		}
+	}
 	mounts := []hierarchy{{at: "/proc", kind: "proc"}, {at: "/sys", kind: "sysfs"}}
 	if !slices.ContainsFunc(hierarchies, func(h hierarchy) bool { return h.at == "/sys/fs/cgroup" }) {
 		mounts = append(mounts, hierarchy{at: "/sys/fs/cgroup", kind: "tmpfs", data: "mode=755"})
@@ -279,13 +284,20 @@ func removeCgroups(top string) error {
 	return err
 }
 
+// ownNamespace is the name of one of the tests' namespaces, those of the host for containers.
+func ownNamespace(t *testing.T, kind string) string {
+	t.Helper()
+	link, err := os.Readlink("/proc/self/ns/" + kind)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return link
+}
+
 // TestIsolated: the tests are where nothing of theirs outlives them.
 func TestIsolated(t *testing.T) {
 	for _, ns := range namespaces {
-		mine, err := os.Readlink("/proc/self/ns/" + ns)
-		if err != nil {
-			t.Fatal(err)
-		}
+		mine := ownNamespace(t, ns)
 		if first := os.Getenv("GANTRY_PEERS_" + ns); mine == first || first == "" {
 			t.Errorf("the %s namespace is the machine's, %s", ns, mine)
 		}

@@ -123,13 +123,6 @@ func testCRISecurity(t *testing.T, runtime string) {
 	pod, config := k.pod("pod", func(c *cri.PodSandboxConfig) {
 		c.Linux.SecurityContext.NamespaceOptions = &cri.NamespaceOption{Pid: cri.NamespaceMode_POD}
 	})
-	own := func(kind string) string {
-		link, err := os.Readlink("/proc/self/ns/" + kind)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return link
-	}
 	for _, test := range []struct {
 		name, script, want string
 		host               bool
@@ -165,7 +158,7 @@ func testCRISecurity(t *testing.T, runtime string) {
 		}},
 		{"terminal", "tty", "/dev/", false, func(c *cri.ContainerConfig) { c.Tty = true }},
 		{"working-directory", "pwd", "/tmp", false, func(c *cri.ContainerConfig) { c.WorkingDir = "/tmp" }},
-		{"host-namespaces", "readlink /proc/self/ns/net /proc/self/ns/pid /proc/self/ns/ipc", own("net") + "\n" + own("pid") + "\n" + own("ipc"), true, nil},
+		{"host-namespaces", "readlink /proc/self/ns/net /proc/self/ns/pid /proc/self/ns/ipc", ownNamespace(t, "net") + "\n" + ownNamespace(t, "pid") + "\n" + ownNamespace(t, "ipc"), true, nil},
 		{"privileged", "grep Seccomp: /proc/self/status; echo x >/proc/sys/kernel/domainname && echo written", "written", true, func(c *cri.ContainerConfig) {
 			c.Linux.SecurityContext.Privileged = true
 		}},
