@@ -15,7 +15,7 @@ import (
 func TestDockerOptions(t *testing.T) { beside(t, testDockerOptions) }
 
 func testDockerOptions(t *testing.T, runtime string) {
-	p := startDocker(t, runtime)
+	p := startDocker(t, runtime, "--iptables=true")
 	data, profile := filepath.Join(p.dir, "shared"), filepath.Join(p.dir, "seccomp.json")
 	if err := os.Mkdir(data, 0o755); err != nil {
 		t.Fatal(err)
@@ -90,9 +90,9 @@ func testDockerOptions(t *testing.T, runtime string) {
 		}
 	}
 	if script := "grep -E 'CapEff|Seccomp:' /proc/self/status; mount -t tmpfs none /tmp && echo mounted"; hasAllCapabilities(t) {
-		p.want(0, "Seccomp:\t0\nmounted", "run", "--rm", "--network", "none", "--privileged", "box", "sh", "-c", script)
+		p.want(0, "Seccomp:\t0\nmounted", "run", "--rm", "--privileged", "box", "sh", "-c", script)
 	} else { // as runc: no less than was asked for
-		p.want(125, "operation not permitted", "run", "--rm", "--network", "none", "--privileged", "box", "sh", "-c", script)
+		p.want(125, "operation not permitted", "run", "--rm", "--privileged", "box", "sh", "-c", script)
 	}
 	p.want(0, "", "rm", "-f", "first")
 }
@@ -120,11 +120,11 @@ func TestDockerLife(t *testing.T) { beside(t, testDockerLife) }
 
 func testDockerLife(t *testing.T, runtime string) {
 	p := startDocker(t, runtime)
-	p.want(0, "", "run", "-d", "--network", "none", "--name", "healthy", "--health-cmd", "true", "--health-interval", "500ms", "box", "sleep", "1000")
-	p.want(0, "", "run", "-d", "--network", "none", "--name", "ill", "--health-cmd", "echo a reason; exit 1", "--health-interval", "500ms", "--health-retries", "1", "box", "sleep", "1000")
-	p.want(0, "", "run", "-d", "--network", "none", "--name", "again", "--restart", "on-failure:2", "box", "sh", "-c", "echo run; exit 3")
-	p.want(0, "", "run", "-d", "--network", "none", "--name", "term", "--stop-signal", "USR1", "box", "sh", "-c", "trap 'echo bye; exit 4' USR1; while true; do sleep 0.1; done")
-	p.want(0, "", "run", "-d", "--network", "none", "--name", "limits", "--memory", "64m", "--cpus", "0.5", "box", "sleep", "1000")
+	p.want(0, "", "run", "-d", "--name", "healthy", "--health-cmd", "true", "--health-interval", "500ms", "box", "sleep", "1000")
+	p.want(0, "", "run", "-d", "--name", "ill", "--health-cmd", "echo a reason; exit 1", "--health-interval", "500ms", "--health-retries", "1", "box", "sleep", "1000")
+	p.want(0, "", "run", "-d", "--name", "again", "--restart", "on-failure:2", "box", "sh", "-c", "echo run; exit 3")
+	p.want(0, "", "run", "-d", "--name", "term", "--stop-signal", "USR1", "box", "sh", "-c", "trap 'echo bye; exit 4' USR1; while true; do sleep 0.1; done")
+	p.want(0, "", "run", "-d", "--name", "limits", "--memory", "64m", "--cpus", "0.5", "box", "sleep", "1000")
 
 	p.want(0, "", "update", "--cpus", "0.7", "--cpu-shares", "300", "--cpuset-cpus", "0", "--pids-limit", "55", "limits")
 	p.want(0, "70000", "exec", "limits", "sh", "-c", limit("cpu/cpu.cfs_quota_us", "cpu.max"))
@@ -141,7 +141,7 @@ func testDockerLife(t *testing.T, runtime string) {
 	p.eventually("done", "exec", "limits", "cat", "/tmp/detached")
 	p.want(0, "sleep 1000", "top", "limits", "-o", "pid,args")
 	p.want(0, "sha256:", "commit", "limits", "copy") // paused meanwhile
-	p.want(0, "done", "run", "--rm", "--network", "none", "copy", "cat", "/tmp/detached")
+	p.want(0, "done", "run", "--rm", "copy", "cat", "/tmp/detached")
 	p.want(0, "", "pause", "limits")
 	p.want(0, "", "stop", "-t", "1", "limits") // a paused one
 	p.want(0, "exited 137", "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "limits")
@@ -151,7 +151,7 @@ func testDockerLife(t *testing.T, runtime string) {
 	p.want(0, "", "stop", "-t", "10", "term")
 	p.want(0, "exited 4", "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "term")
 	p.want(0, "bye", "logs", "term")
-	p.want(137, "", "run", "--network", "none", "--name", "hungry", "--memory", "16m", "--memory-swap", "16m", "box", "hog", "memory", "100M")
+	p.want(137, "", "run", "--name", "hungry", "--memory", "16m", "--memory-swap", "16m", "box", "hog", "memory", "100M")
 	p.eventually("true", "inspect", "-f", "{{.State.OOMKilled}}", "hungry")
 	p.eventually("healthy", "inspect", "-f", "{{.State.Health.Status}}", "healthy")
 	p.eventually("unhealthy", "inspect", "-f", "{{.State.Health.Status}}", "ill")
@@ -171,12 +171,12 @@ func testDockerUserNamespace(t *testing.T, runtime string) {
 		}
 	}
 	p := startDocker(t, runtime, "--userns-remap", "nobody:nogroup")
-	p.want(0, "     300000      65536", "run", "--rm", "--network", "none", "box", "cat", "/proc/self/uid_map")
-	p.want(0, "uid=0 gid=0", "run", "--rm", "--network", "none", "box", "id")
-	p.want(0, "uid=5 gid=6", "run", "--rm", "--network", "none", "--user", "5:6", "box", "id")
-	p.want(0, "4294967295", "run", "--rm", "--network", "none", "--userns", "host", "box", "cat", "/proc/self/uid_map")
+	p.want(0, "     300000      65536", "run", "--rm", "box", "cat", "/proc/self/uid_map")
+	p.want(0, "uid=0 gid=0", "run", "--rm", "box", "id")
+	p.want(0, "uid=5 gid=6", "run", "--rm", "--user", "5:6", "box", "id")
+	p.want(0, "4294967295", "run", "--rm", "--userns", "host", "box", "cat", "/proc/self/uid_map")
 	p.want(0, "172.17.", "run", "--rm", "box", "ip", "address", "show", "eth0")
-	p.want(0, "", "run", "-d", "--network", "none", "--name", "box1", "--memory", "64m", "-v", "/vol", "box", "sleep", "1000")
+	p.want(0, "", "run", "-d", "--name", "box1", "--memory", "64m", "-v", "/vol", "box", "sleep", "1000")
 	p.want(0, "300000", "exec", "box1", "cat", "/proc/self/gid_map")
 	p.want(0, "x", "exec", "box1", "sh", "-c", "echo x >/vol/x && cat /vol/x")
 	p.want(0, "operation not permitted", "exec", "box1", "sh", "-c", "mount -t tmpfs none /tmp || true")

@@ -9,11 +9,14 @@ import (
 )
 
 // startDocker starts Debian's dockerd, and its containerd, with the runtime as a further one and the image "box". The
-// daemon has a network namespace of its own, thus its own docker0.
+// daemon has a network namespace of its own, thus its own docker0 if settings, further flags, ask for networks.
 func startDocker(t *testing.T, runtime string, settings ...string) *peer {
 	p := newPeer(t, runtime, "dockerd", "/usr/bin/docker")
 	socket := "unix://" + filepath.Join(p.dir, "docker.sock")
 	p.command = []string{"/usr/bin/docker", "-H", socket}
+	if len(settings) == 0 {
+		settings = []string{"--bridge", "none", "--iptables=false"}
+	}
 	p.daemon([]string{"version"}, "unshare", append([]string{
 		"--net", "dockerd", "--data-root", filepath.Join(p.dir, "data"), "--exec-root", filepath.Join(p.dir, "run"),
 		"--pidfile", filepath.Join(p.dir, "pid"), "-H", socket, "--experimental", "--ip6tables=false",
@@ -38,11 +41,11 @@ func TestDocker(t *testing.T) { beside(t, testDocker) }
 func testDocker(t *testing.T, runtime string) {
 	p := startDocker(t, runtime)
 	p.want(0, "gantry", "info", "--format", "{{.DefaultRuntime}}")
-	p.want(0, "hello\n", "run", "--rm", "--network", "none", "box", "echo", "hello")
-	p.want(7, "", "run", "--rm", "--network", "none", "box", "sh", "-c", "exit 7")
+	p.want(0, "hello\n", "run", "--rm", "box", "echo", "hello")
+	p.want(7, "", "run", "--rm", "box", "sh", "-c", "exit 7")
 	p.want(127, "not found", "run", "--rm", "box", "no-such-program")
 	p.want(126, "denied", "run", "--rm", "box", "/etc")
-	p.want(0, "uid=5 gid=6", "run", "--rm", "--network", "none", "--user", "5:6", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "box", "id")
+	p.want(0, "uid=5 gid=6", "run", "--rm", "--user", "5:6", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "box", "id")
 
 	p.want(0, "", "run", "-d", "--name", "box1", "--memory", "64m", "-e", "A=b", "box", "sleep", "1000")
 	p.want(0, "running gantry", "inspect", "-f", "{{.State.Status}} {{.HostConfig.Runtime}}", "box1")

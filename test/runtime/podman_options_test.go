@@ -8,14 +8,9 @@ import (
 	"testing"
 )
 
-// startPodman returns a podman with the image "box" and directories of its own.
-func startPodman(t *testing.T, runtime string) *peer {
-	p := newPeer(t, runtime, "podman", "conmon")
-	p.command = []string{
-		"podman", "--root", filepath.Join(p.dir, "root"), "--runroot", filepath.Join(p.dir, "run"), "--tmpdir", filepath.Join(p.dir, "tmp"),
-		"--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "file", "--runtime", p.runtime,
-	}
-	t.Cleanup(func() { p.do("rm", "-af", "-t", "0") })
+// startPodmanBox returns a podman with the image "box".
+func startPodmanBox(t *testing.T, runtime string) *peer {
+	p := startPodman(t, runtime)
 	p.want(0, "", "load", "-i", p.archive("localhost/box:latest"))
 	return p
 }
@@ -27,7 +22,7 @@ var modest = []string{"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:10
 func TestPodmanOptions(t *testing.T) { beside(t, testPodmanOptions) }
 
 func testPodmanOptions(t *testing.T, runtime string) {
-	p := startPodman(t, runtime)
+	p := startPodmanBox(t, runtime)
 	data, profile := filepath.Join(p.dir, "shared"), filepath.Join(p.dir, "seccomp.json")
 	if err := os.Mkdir(data, 0o755); err != nil {
 		t.Fatal(err)
@@ -94,7 +89,7 @@ func testPodmanOptions(t *testing.T, runtime string) {
 func TestPodmanLife(t *testing.T) { beside(t, testPodmanLife) }
 
 func testPodmanLife(t *testing.T, runtime string) {
-	p := startPodman(t, runtime)
+	p := startPodmanBox(t, runtime)
 	create := func(name string, args ...string) {
 		t.Helper()
 		p.want(0, "", append(append(append([]string{"create", "--name", name}, modest...), "--network", "none"), args...)...)
@@ -159,7 +154,7 @@ func testPodmanLife(t *testing.T, runtime string) {
 func TestPodmanTerminal(t *testing.T) { beside(t, testPodmanTerminal) }
 
 func testPodmanTerminal(t *testing.T, runtime string) {
-	p := startPodman(t, runtime)
+	p := startPodmanBox(t, runtime)
 	script := func(want string, args ...string) {
 		t.Helper()
 		out, err := exec.Command("script", "-qec", strings.Join(append(p.command, args...), " "), "/dev/null").CombinedOutput()

@@ -5,8 +5,7 @@ import (
 	"testing"
 )
 
-func TestPodman(t *testing.T) { beside(t, testPodman) }
-
+// startPodman returns a podman with directories of its own.
 func startPodman(t *testing.T, runtime string) *peer {
 	p := newPeer(t, runtime, "podman", "conmon")
 	p.command = []string{
@@ -16,6 +15,8 @@ func startPodman(t *testing.T, runtime string) *peer {
 	t.Cleanup(func() { p.do("rm", "-af", "-t", "0") })
 	return p
 }
+
+func TestPodman(t *testing.T) { beside(t, testPodman) }
 
 func testPodman(t *testing.T, runtime string) {
 	p := startPodman(t, runtime)
