@@ -31,3 +31,29 @@ func TestDevicesAreDenied(t *testing.T) {
 		}
 	}
 }
+
+// TestUpdateDevices: rules of an update replace the earlier ones, but what every container may use it may use further.
+func TestUpdateDevices(t *testing.T) {
+	major, minor := int64(10), int64(200)
+	s, p, r := newSleeper(t, func(b *bundle) {
+		b.spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/unlisted", Type: "c", Major: major, Minor: minor}}
+	})
+	defer r.Close()
+	defer s.end(t, s.container, p)
+	for _, c := range []struct {
+		rules  []specs.LinuxDeviceCgroup
+		denied bool
+	}{
+		{nil, true}, // as it was
+		{[]specs.LinuxDeviceCgroup{{Allow: true, Type: "c", Major: &major, Minor: &minor, Access: "rwm"}}, false},
+		{[]specs.LinuxDeviceCgroup{{Access: "rwm"}}, true},
+	} {
+		if err := s.container.Update(&specs.LinuxResources{Devices: c.rules}); err != nil {
+			t.Fatal(err)
+		}
+		text, _, err := s.exec(t, s.container, func(p *specs.Process) { p.Args = []string{"probe", "cat", "/dev/unlisted", "/dev/null"} })
+		if got := strings.Contains(text, "/dev/unlisted: operation not permitted"); err != nil || got != c.denied || strings.Contains(text, "/dev/null") {
+			t.Errorf("after %+v: %q, %v, want denied %v", c.rules, text, err, c.denied)
+		}
+	}
+}
