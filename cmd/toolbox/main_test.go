@@ -163,6 +163,8 @@ func TestShell(t *testing.T) {
 		{"trap 'echo got' USR1; kill -USR1 $$; sleep 0.05; echo end", "got\nend\n", 0},
 		{"trap 'exit 9' TERM; kill -TERM $$; sleep 0.05; echo not reached", "", 9},
 		{"trap 'exit 8' TERM; (sleep 0.1; kill $$) & wait; echo not reached", "", 8},
+		{"trap 'exit 8' TERM; (sleep 0.1; kill $$; sleep 0.1; sleep 5) & wait; echo not reached", "", 8},
+		{"trap 'exit 8' TERM; { sleep 0.2; sleep 5; } & (sleep 0.5; kill $$) & wait; echo not reached", "", 8},
 		{"exec cat f", "", 1},
 		{"echo $$; exec sh -c 'echo $$'", "same", 0},
 		{"exec >f; echo hidden; exec cat f >&2", "", 0},

@@ -26,7 +26,7 @@ import (
 type shell struct {
 	runner *interp.Runner
 	traps  traps
-	// final are the positions of commands that may replace the shell: exec outside of subshells.
+	// final are the positions of commands outside of subshells: exec replaces the shell there.
 	final map[syntax.Pos]bool
 	// only is the position of the single simple command of sh -c, after which there is nothing to do.
 	only syntax.Pos
@@ -165,7 +165,9 @@ func (s *shell) call(ctx context.Context, args []string) ([]string, error) {
 	if s.interrupted.Load() {
 		return nil, errInterrupted
 	}
-	s.traps.waiting.Store(args[0] == "wait")
+	if s.final[hc.Pos] { // not what runs in the background meanwhile
+		s.traps.waiting.Store(args[0] == "wait")
+	}
 	switch {
 	case args[0] == "kill": // the interpreter reserves the name
 		args = append([]string{"/proc/self/exe"}, args...)

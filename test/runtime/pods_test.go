@@ -26,7 +26,7 @@ func testCRI(t *testing.T, runtime string) {
 		t.Errorf("the sandbox is %v with address %q", status.State, status.Network.Ip)
 	}
 
-	c := k.container(pod, config, "main", "trap 'exit 3' TERM; while true; do sleep 0.1; done", func(c *cri.ContainerConfig) {
+	c := k.container(pod, config, "main", "trap 'exit 3' TERM; sleep 1000 & wait", func(c *cri.ContainerConfig) {
 		c.Envs = []*cri.KeyValue{{Key: "A", Value: []byte("b")}}
 		c.Linux.Resources = &cri.LinuxContainerResources{MemoryLimitInBytes: 64 << 20, CpuPeriod: 100000, CpuQuota: 50000, CpuShares: 512, OomScoreAdj: 500}
 	})
