@@ -147,7 +147,7 @@ func TestCheckpointExecuted(t *testing.T) {
 	subjects(t, "", nil, func(c *subject) {
 		c.start()
 		c.roundTrip()
-		if errs, err := c.streams("exec", c.id, "/bin/sh", "-c", "/bin/subject -name /tmp/child &"); err != nil {
+		if errs, err := c.streams("exec", c.id, "/bin/subject", "-child", "-leave"); err != nil {
 			c.t.Fatalf("exec: %v: %s", err, errs)
 		}
 		c.numberBeyond("tmp/child", 3)

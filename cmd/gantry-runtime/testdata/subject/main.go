@@ -28,6 +28,7 @@ func main() {
 	name := flag.String("name", "/tmp/n", "`FILE` of the count")
 	tty := flag.Bool("tty", false, "tell the count on standard output too")
 	inner := flag.Bool("inner", false, "have a pipe of its own as standard output, and read what it says there")
+	leave := flag.Bool("leave", false, "leave the child alone, as a shell does with what is in the background")
 	flag.Parse()
 	memory := make([]byte, *mib<<20)
 	for i := range memory {
@@ -63,6 +64,9 @@ func main() {
 	if *child { // not by os/exec: criu 3.17 cannot save the pidfd that it keeps
 		_, err := syscall.ForkExec("/proc/self/exe", []string{"child", "-name", "/tmp/child"}, nil)
 		check(err)
+		if *leave {
+			return
+		}
 	}
 	for n := 1; ; n++ {
 		for _, f := range work {
