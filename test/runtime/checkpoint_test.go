@@ -19,10 +19,9 @@ func criuWorks(t *testing.T) {
 	}
 }
 
-// counting makes a root directory whose /bin/subject counts in memory, and tells the count in /tmp/n.
-func (p *peer) counting() string {
+// counting gives a root directory a /bin/subject that counts in memory, and tells the count in /tmp/n.
+func (p *peer) counting(root string) string {
 	p.t.Helper()
-	root := p.rootfs()
 	text, err := os.ReadFile(filepath.Join(built, "subject"))
 	if err == nil {
 		err = errors.Join(os.WriteFile(filepath.Join(root, "bin/subject"), text, 0o755), os.Chmod(filepath.Join(root, "tmp"), 0o777))
@@ -56,7 +55,7 @@ func TestPodmanCheckpoint(t *testing.T) { criuWorks(t); beside(t, testPodmanChec
 
 func testPodmanCheckpoint(t *testing.T, runtime string) {
 	p := startPodman(t, runtime)
-	p.want(0, "", "load", "-i", p.archiveOf(p.counting(), "localhost/box:latest"))
+	p.want(0, "", "load", "-i", p.archiveOf(p.counting(p.rootfs()), "localhost/box:latest"))
 	p.want(0, "", "run", "-d", "--network", "none", "--name", "c", "localhost/box", "/bin/subject")
 	n := p.beyond(many, "exec", "c", "cat", "/tmp/n")
 	p.want(0, "", "container", "checkpoint", "--leave-running", "c")
@@ -78,7 +77,7 @@ func TestDockerCheckpoint(t *testing.T) { criuWorks(t); beside(t, testDockerChec
 
 func testDockerCheckpoint(t *testing.T, runtime string) {
 	p := startDocker(t, runtime)
-	p.want(0, "", "load", "-i", p.archiveOf(p.counting(), "counting:latest"))
+	p.want(0, "", "load", "-i", p.archiveOf(p.counting(filepath.Join(p.dir, "rootfs")), "counting:latest"))
 	p.want(0, "", "run", "-d", "--network", "none", "--security-opt", "apparmor=unconfined", "--name", "box1", "counting", "/bin/subject")
 	n := p.beyond(many, "exec", "box1", "cat", "/tmp/n")
 	p.want(0, "left", "checkpoint", "create", "--leave-running", "box1", "left")
@@ -95,7 +94,7 @@ func TestContainerdCheckpoint(t *testing.T) { criuWorks(t); beside(t, testContai
 
 func testContainerdCheckpoint(t *testing.T, runtime string) {
 	p := startContainerd(t, runtime, `disabled_plugins = ["io.containerd.grpc.v1.cri"]`)
-	p.want(0, "", "images", "import", p.archiveOf(p.counting(), "localhost/box:latest"))
+	p.want(0, "", "images", "import", p.archiveOf(p.counting(p.rootfs()), "localhost/box:latest"))
 	p.want(0, "", "run", "-d", "--runc-binary", p.runtime, "localhost/box:latest", "c", "/bin/subject")
 	n := p.beyond(many, "tasks", "exec", "--exec-id", "e1", "c", "/bin/cat", "/tmp/n")
 	files := filepath.Join(p.dir, "files")
