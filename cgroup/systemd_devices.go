@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -12,20 +13,26 @@ type allowed struct{ path, access string }
 
 // deviceProperties are the device rules as systemd knows them: a list of what is allowed, nothing else being so. It
 // enforces them beside the group's own, which are exact, and on v1 in their place when it is reloaded. It cannot say that
-// one device is denied where others are not, nor "any major number": then it allows all on v2, where our filter stands
-// beside its own, and less on v1.
+// one device is denied where others are not, nor "any major number": then it allows more on v2, where our filter stands
+// beside its own, and on v1 less.
 func deviceProperties(rules []specs.LinuxDeviceCgroup, v2 bool) []property {
 	if len(rules) == 0 {
 		return nil
 	}
 	list, everything, exact := deviceList(rules)
-	if everything && exact || v2 && !exact {
+	if everything && (exact || v2) || v2 && slices.ContainsFunc(rules, unsayable) {
 		return []property{devicesProperty(nil), textProperty("DevicePolicy", "auto")}
 	}
 	if everything {
 		list = nil
 	}
 	return []property{devicesProperty(nil), textProperty("DevicePolicy", "strict"), devicesProperty(list)} // the first empties it
+}
+
+// unsayable is an allowing rule that systemd's list has no words for: the list would allow less than the rules.
+func unsayable(r specs.LinuxDeviceCgroup) bool {
+	_, sayable := devicePaths(r)
+	return r.Allow && !sayable
 }
 
 func devicesProperty(list []allowed) property {

@@ -93,6 +93,12 @@ func TestDeviceList(t *testing.T) {
 		"of many":       {[]specs.LinuxDeviceCgroup{deny, rule(true, "c", 1, -1, "rw"), rule(false, "c", 1, 3, "w")}, "[{char-1 rw}]", false, false},
 	} {
 		list, everything, exact := deviceList(c.rules)
+		if policy := fmt.Sprint(shown(deviceProperties(c.rules, true))); strings.Contains(policy, "6175746f") != (everything || name == "any major") { // "auto"
+			t.Errorf("%s: v2: %s", name, policy)
+		}
+		if policy := fmt.Sprint(shown(deviceProperties(c.rules, false))); strings.Contains(policy, "6175746f") != (everything && exact) {
+			t.Errorf("%s: v1: %s", name, policy)
+		}
 		if got := fmt.Sprint(list); got != c.want || everything != c.everything || exact != c.exact {
 			t.Errorf("%s: %s, everything %v, exact %v", name, got, everything, exact)
 		}
