@@ -46,11 +46,20 @@ func Create(path string, res *specs.LinuxResources) (*Group, error) {
 	return create(h, path, res)
 }
 
-func create(h *host, path string, res *specs.LinuxResources) (_ *Group, err error) {
+// checkPath cleans the path of a group.
+func checkPath(path string) (string, error) {
 	if !filepath.IsAbs(path) || filepath.Clean(path) == "/" {
-		return nil, fmt.Errorf("create cgroup %q: want an absolute path below the root", path)
+		return path, errors.New("want an absolute path below the root")
 	}
-	g := &Group{path: filepath.Clean(path), host: h}
+	return filepath.Clean(path), nil
+}
+
+func create(h *host, path string, res *specs.LinuxResources) (_ *Group, err error) {
+	path, err = checkPath(path)
+	if err != nil {
+		return nil, fmt.Errorf("create cgroup %q: %w", path, err)
+	}
+	g := &Group{path: path, host: h}
 	var made []string // directories that are ours to take back
 	var taken bool    // some were there
 	defer func() {
@@ -133,12 +142,13 @@ func (t *hierarchy) delegated(dir string) bool {
 
 // makeParents makes what is above the group, so that a child can use every controller: v2 delegates them level by
 // level, and a v1 cpuset takes no process before it has processors and memory nodes, which clone_children copies.
+// What is somebody else's stays as it is: what it withholds is missed by who needs it.
 func (t *hierarchy) makeParents(path string) error {
 	dir := t.mount
 	parts := strings.Split(strings.Trim(filepath.Dir(path), "/"), "/")
 	for _, part := range parts {
 		if t.v2 {
-			if err := delegate(dir, t.controllers); err != nil {
+			if err := unlessRefused(delegate(dir, t.controllers)); err != nil {
 				return err
 			}
 		}
@@ -147,13 +157,13 @@ func (t *hierarchy) makeParents(path string) error {
 			return err
 		}
 		if t.has("cpuset") && !t.v2 {
-			if err := inheritCPUs(dir); err != nil {
+			if err := unlessRefused(inheritCPUs(dir)); err != nil {
 				return err
 			}
 		}
 	}
 	if t.v2 {
-		return delegate(dir, t.controllers)
+		return unlessRefused(delegate(dir, t.controllers))
 	}
 	return nil
 }
@@ -208,14 +218,14 @@ func inheritCPUs(dir string) error {
 // os.ErrNotExist if none has. The root is refused: who kills
 // or deletes it ends the machine.
 func Open(path string) (*Group, error) {
-	if !filepath.IsAbs(path) || filepath.Clean(path) == "/" {
-		return nil, fmt.Errorf("open cgroup %q: want an absolute path below the root", path)
+	path, err := checkPath(path)
+	if err != nil {
+		return nil, fmt.Errorf("open cgroup %q: %w", path, err)
 	}
 	h, err := machine()
 	if err != nil {
 		return nil, err
 	}
-	path = filepath.Clean(path)
 	if h = h.having(path); h == nil {
 		return nil, fmt.Errorf("open cgroup %s: %w", path, os.ErrNotExist)
 	}

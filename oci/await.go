@@ -2,6 +2,7 @@ package oci
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"unsafe"
 
@@ -14,6 +15,9 @@ import (
 // letGo closes what the plan borrowed of the host, mounts and namespaces, which a created container would hold for as long
 // as it waits. Descriptors below free are the program's.
 func (b *builder) letGo(fifo spawn.FD, free int) {
+	if os.Geteuid() != 0 {
+		b.hide()
+	}
 	for _, f := range b.files {
 		num := int(f.Fd())
 		if num == fifo.Num || num < free || b.ending != nil && num == b.ending.Num {

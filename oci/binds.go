@@ -24,7 +24,7 @@ func (b *builder) bind(m specs.Mount, o mountOptions) error {
 	fd := spawn.FD{Name: source}
 	directory := true
 	if !b.dry {
-		num, err := cloneTree(source, o.recursive)
+		num, err := b.cloneTree(source, o.recursive)
 		if err != nil {
 			return fmt.Errorf("mount on %s: %w", m.Destination, err)
 		}
@@ -66,12 +66,12 @@ func (b *builder) bindAttributes(fd int, m specs.Mount, o mountOptions) error {
 		}
 	}
 	if attr := o.attributes(); attr.Attr_set|attr.Attr_clr != 0 {
-		if err := setUnlocked(fd, attr, o.cleared); err != nil {
+		if err := b.setUnlocked(fd, attr, o.cleared); err != nil {
 			return fmt.Errorf("set flags (%s): %w", attrNames(&attr), err)
 		}
 	}
 	if o.isDeep() {
-		if err := setAttributes(fd, o.deep, true); err != nil {
+		if err := b.setAttributes(fd, o.deep, true); err != nil {
 			return fmt.Errorf("set flags recursively (%s): %w", attrNames(&o.deep), err)
 		}
 	}
@@ -89,7 +89,7 @@ func (b *builder) propagate(fd int, own []uint64) error {
 		if kind == 0 {
 			continue
 		}
-		if err := setAttributes(fd, unix.MountAttr{Propagation: kind &^ unix.MS_REC}, kind&unix.MS_REC != 0); err != nil {
+		if err := b.setAttributes(fd, unix.MountAttr{Propagation: kind &^ unix.MS_REC}, kind&unix.MS_REC != 0); err != nil {
 			return err
 		}
 	}
@@ -98,8 +98,8 @@ func (b *builder) propagate(fd int, own []uint64) error {
 
 // setUnlocked sets flags of a detached mount. Those that a user namespace above has locked stay, unless the options say
 // in so many words that they shall go.
-func setUnlocked(fd int, attr unix.MountAttr, cleared uint64) error {
-	err := setAttributes(fd, attr, false)
+func (b *builder) setUnlocked(fd int, attr unix.MountAttr, cleared uint64) error {
+	err := b.setAttributes(fd, attr, false)
 	if !errors.Is(err, unix.EPERM) {
 		return err
 	}
@@ -117,7 +117,7 @@ func setUnlocked(fd int, attr unix.MountAttr, cleared uint64) error {
 		}
 		attr.Attr_clr &^= f.attr
 	}
-	return setAttributes(fd, attr, false)
+	return b.setAttributes(fd, attr, false)
 }
 
 // stFlags are the attributes as statfs(2) tells them.
@@ -132,7 +132,7 @@ func (b *builder) idMap(fd int, m specs.Mount, recursive bool) error {
 	if err != nil {
 		return err
 	}
-	err = setAttributes(fd, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns)}, recursive)
+	err = b.setAttributes(fd, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns)}, recursive)
 	if errors.Is(err, unix.EINVAL) {
 		var fs unix.Statfs_t
 		if unix.Fstatfs(fd, &fs) == nil {

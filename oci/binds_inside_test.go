@@ -58,7 +58,7 @@ func TestBindsOfEarlierMounts(t *testing.T) {
 // mapsIDs tells whether the file system of a directory can be mounted with mapped ids.
 func mapsIDs(t *testing.T, dir string) bool {
 	t.Helper()
-	fd, err := cloneTree(dir, false)
+	fd, err := (&builder{}).cloneTree(dir, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +68,7 @@ func mapsIDs(t *testing.T, dir string) bool {
 		t.Fatal(err)
 	}
 	defer ns.Close()
-	return setAttributes(fd, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())}, false) == nil
+	return (&builder{}).setAttributes(fd, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())}, false) == nil
 }
 
 // A source inside the root that no mount has touched is the bundle's own file, and a missing one an error that names it.

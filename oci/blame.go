@@ -48,6 +48,9 @@ func (b *builder) blame(err error) error {
 
 // blameMemory says so if the memory limit has killed the first process.
 func blameMemory(group *cgroup.Group, err error) error {
+	if group == nil {
+		return err
+	}
 	if kills, readErr := group.OOMKills(); readErr == nil && kills > 0 {
 		return fmt.Errorf("config.json: linux.resources.memory.limit is too low, the process was killed: %w", err)
 	}

@@ -21,6 +21,8 @@ type builder struct {
 	spec     *specs.Spec
 	plan     spawn.Plan
 	dry      bool
+	rootless bool                                  // cgroups that may not be made are done without
+	mounter  *mountHolder                          // makes detached mounts; nil: this program may itself
 	files    []*os.File                            // open until the process has started
 	root     spawn.FD                              // the container's root, mounted detached
 	ofBundle bool                                  // the root is the directory that the bundle names
@@ -44,6 +46,10 @@ func (b *builder) close() {
 		_ = f.Close() // read-only or a mount: nothing to lose
 	}
 	b.files = nil
+	if b.mounter != nil {
+		_ = b.mounter.end() // it has been told to; what it held is the container's
+		b.mounter = nil
+	}
 }
 
 // fd keeps a descriptor open until the start and names it for the printer.

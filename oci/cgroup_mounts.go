@@ -25,9 +25,9 @@ func (b *builder) cgroupMount(m specs.Mount, o mountOptions) error {
 	if err != nil {
 		return err
 	}
-	var group *cgroup.Group
+	var group map[string]string
 	if !own && !b.dry {
-		if group, err = cgroup.Open(b.cgroupPath()); err != nil {
+		if group, err = b.cgroupDirs(); err != nil {
 			return err
 		}
 	}
@@ -61,20 +61,20 @@ func (b *builder) unifiedCgroup(m specs.Mount, o mountOptions, own bool) error {
 	if b.dry {
 		return b.bind(specs.Mount{Source: "/sys/fs/cgroup" + b.cgroupPath(), Destination: m.Destination}, o)
 	}
-	group, err := cgroup.Open(b.cgroupPath())
+	group, err := b.cgroupDirs()
 	if err != nil {
 		return err
 	}
 	o.bind = true
-	return b.bind(specs.Mount{Source: group.Paths()[""], Destination: m.Destination}, o)
+	return b.bind(specs.Mount{Source: group[""], Destination: m.Destination}, o)
 }
 
 // hierarchy shows one v1 hierarchy in its directory: a mount of its own, or a bind of the group's directory.
-func (b *builder) hierarchy(destination string, controllers []string, o mountOptions, group *cgroup.Group) error {
+func (b *builder) hierarchy(destination string, controllers []string, o mountOptions, group map[string]string) error {
 	name := strings.Join(controllers, ",")
 	dir := destination + "/" + strings.TrimPrefix(name, "name=")
 	if group != nil {
-		return b.bind(specs.Mount{Source: group.Paths()[controllers[0]], Destination: dir}, mountOptions{bind: true, flags: o.flags})
+		return b.bind(specs.Mount{Source: group[controllers[0]], Destination: dir}, mountOptions{bind: true, flags: o.flags})
 	}
 	b.target(dir, true, 0)
 	b.enter(dir)

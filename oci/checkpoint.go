@@ -63,7 +63,7 @@ func goOn(rec *record, before specs.ContainerState) error {
 	if before != StatePaused {
 		return thaw(rec)
 	}
-	group, err := cgroup.Open(rec.Cgroup)
+	group, err := rec.group()
 	if err != nil {
 		return nil //nolint:nilerr // it has gone with its last process
 	}
@@ -86,7 +86,7 @@ func (c *Container) checkpoint(ctx context.Context, rec *record, o CheckpointOpt
 	opts := j.opts
 	opts.Pid, opts.Root, opts.LeaveRunning, opts.LinkRemap, opts.TCPSkipInFlight = rec.Pid, j.b.rootPath(), o.LeaveRunning, o.LinkRemap, o.TCPSkipInFlight
 	opts.ParentImage, opts.TrackMem, opts.PageServer = o.ParentPath, o.ParentPath != "" || o.PreDump, o.PageServer
-	if group, err := cgroup.Open(rec.Cgroup); err == nil {
+	if group, err := rec.group(); err == nil {
 		opts.FreezeCgroup = group.FreezerDir()
 	}
 	for _, kind := range []specs.LinuxNamespaceType{specs.NetworkNamespace, specs.PIDNamespace} {

@@ -193,6 +193,11 @@ func (b *builder) hiddenNamespaces() error {
 		defer before()
 		return b.namespaces()
 	}
+	if os.Geteuid() != 0 { // who may not look into a hidden process: letGo hides this one
+		b.adjustOOM(true)
+		b.openLabels()
+		return b.namespaces()
+	}
 	before()
 	return b.namespaces()
 }

@@ -128,7 +128,7 @@ func (b *builder) device(d specs.LinuxDevice) error {
 func (b *builder) bindDevice(d specs.LinuxDevice, kind uint32) error {
 	fd := spawn.FD{Name: d.Path}
 	if !b.dry {
-		num, err := cloneTree(d.Path, false)
+		num, err := b.cloneTree(d.Path, false)
 		if err != nil {
 			return fmt.Errorf("config.json: linux.devices: %s: %w", d.Path, err)
 		}

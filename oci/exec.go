@@ -138,7 +138,9 @@ func (b *builder) exec(first spawn.FD, entry *cgroup.Entry, stdio Stdio, preserv
 	}
 	b.adjustOOM(false)
 	b.openLabels()
-	b.hide()
+	if os.Geteuid() == 0 {
+		b.hide()
+	}
 	if b.inHostMounts() {
 		b.openFirstRoot()
 		b.joinAll(first)
@@ -152,6 +154,12 @@ func (b *builder) exec(first spawn.FD, entry *cgroup.Entry, stdio Stdio, preserv
 			return fmt.Errorf("process.terminal is set, but nobody takes the terminal")
 		}
 		b.openTerminal(stdio.Console)
+	}
+	if os.Geteuid() != 0 {
+		b.enterPIDs(first)
+	}
+	if p.Terminal {
+		b.controlTerminal()
 	}
 	for _, part := range []func() error{
 		func() error { return b.stdio(stdio, preserve) },
@@ -173,7 +181,9 @@ func (b *builder) joinAll(first spawn.FD) {
 	var flags uint64
 	for _, n := range b.spec.Linux.Namespaces {
 		if n.Type == specs.PIDNamespace {
-			b.plan.JoinPID = &first
+			if os.Geteuid() == 0 {
+				b.plan.JoinPID = &first
+			}
 			continue
 		}
 		flags |= cloneFlags[n.Type]

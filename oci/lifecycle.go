@@ -62,7 +62,7 @@ func (r *Runtime) Create(ctx context.Context, id string, o CreateOptions) (_ *Co
 
 func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, err error) {
 	o.Spec = withoutOwnUserNamespace(o.Spec)
-	b := &builder{id: c.ID, bundle: o.Bundle, spec: o.Spec}
+	b := &builder{id: c.ID, bundle: o.Bundle, spec: o.Spec, rootless: c.runtime.Rootless}
 	defer b.close()
 	// A first record, so that what a killed create leaves behind can be deleted.
 	rec, err := c.begun(b)
@@ -85,6 +85,9 @@ func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, er
 	defer entry.Close()
 	fifo, err := c.makeFIFO(b, 3+len(o.PreserveFDs))
 	if err != nil {
+		return nil, err
+	}
+	if err := b.holdUserNamespace(); err != nil {
 		return nil, err
 	}
 	hooks := &hookRunner{ctx: ctx, hooks: o.Spec.Hooks, state: specs.State{
@@ -173,6 +176,11 @@ func (b *builder) cgroupPath() string {
 		return filepath.Join("/", slicePath(parts[0]), parts[1]+"-"+parts[2]+".scope")
 	}
 	if path == "" {
+		if b.rootless {
+			if beside := cgroup.Beside(b.id); beside != "" {
+				return beside
+			}
+		}
 		return "/gantry/" + b.id
 	}
 	return filepath.Join("/", path)
@@ -208,7 +216,7 @@ func (c *Container) Start(ctx context.Context) error {
 	}
 	if status := c.status(rec); status != specs.StateCreated {
 		err := fmt.Errorf("start container %s: it is %s, not created", c.ID, status)
-		if group, openErr := cgroup.Open(rec.Cgroup); openErr == nil && status == specs.StateStopped {
+		if group, openErr := rec.group(); openErr == nil && status == specs.StateStopped {
 			return blameMemory(group, err)
 		}
 		return err
@@ -283,7 +291,7 @@ func (c *Container) Kill(sig unix.Signal, all bool) error {
 		return err
 	}
 	alone := slices.ContainsFunc(rec.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace && n.Path == "" })
-	if all || (sig == unix.SIGKILL && !alone) {
+	if rec.Cgroup != "" && (all || (sig == unix.SIGKILL && !alone)) {
 		return c.killAll(rec, sig)
 	}
 	status := c.status(rec) // before the signal: after it, it may well be another
@@ -309,7 +317,7 @@ func (c *Container) Kill(sig unix.Signal, all bool) error {
 }
 
 func thaw(rec *record) error {
-	group, err := cgroup.Open(rec.Cgroup)
+	group, err := rec.group()
 	if err != nil {
 		return nil //nolint:nilerr // it has gone with its last process
 	}
@@ -329,7 +337,7 @@ func ends(sig unix.Signal) bool {
 }
 
 func (c *Container) killAll(rec *record, sig unix.Signal) error {
-	group, err := cgroup.Open(rec.Cgroup)
+	group, err := rec.group()
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -370,7 +378,7 @@ func (c *Container) freeze(from specs.ContainerState, f func(*cgroup.Group) erro
 	if status := c.status(rec); status != from && (from != specs.StateRunning || status != specs.StateCreated) {
 		return fmt.Errorf("container %s is %s, not %s", c.ID, status, from)
 	}
-	group, err := cgroup.Open(rec.Cgroup)
+	group, err := rec.group()
 	if err != nil {
 		return err
 	}

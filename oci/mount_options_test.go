@@ -47,7 +47,7 @@ func lockedFlags(t *testing.T, dir string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		fd, err := cloneTree(dir, true)
+		fd, err := (&builder{}).cloneTree(dir, true)
 		if err != nil {
 			t.Fatal(err)
 		}

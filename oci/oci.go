@@ -22,6 +22,8 @@ type Runtime struct {
 	// Systemd has systemd make the cgroups of new containers: linux.cgroupsPath is slice:prefix:name then, and
 	// annotations org.systemd.property.NAME are properties of the scope.
 	Systemd bool
+	// Rootless does without cgroups that may not be made, unless linux.cgroupsPath names one.
+	Rootless bool
 }
 
 // Mount is a mount of the root file system in the form of containerd's types.Mount.

@@ -190,13 +190,13 @@ func (b *builder) mountRoot(list []Mount) (spawn.FD, error) {
 	var err error
 	switch {
 	case len(list) == 0:
-		num, err = cloneTree(b.rootPath(), true)
+		num, err = b.cloneTree(b.rootPath(), true)
 	case len(list) == 1 && list[0].Type == "overlay":
 		if num, err = mountOverlay(list[0].Options); errors.Is(err, unix.EINVAL) && !appendsLayers() {
 			num, err = mountOverlayOld(list[0].Options)
 		}
 	case len(list) == 1 && (list[0].Type == "bind" || list[0].Type == ""):
-		num, err = cloneTree(list[0].Source, true)
+		num, err = b.cloneTree(list[0].Source, true)
 	default:
 		err = fmt.Errorf("%d mounts of type %q: want one overlay or bind", len(list), list[0].Type)
 	}
@@ -218,7 +218,7 @@ func (b *builder) mountRoot(list []Mount) (spawn.FD, error) {
 		return spawn.FD{}, fmt.Errorf("mount the root file system: %w", err)
 	}
 	if len(list) == 1 && hasOption(list[0].Options, "ro") {
-		if err := setAttributes(num, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, false); err != nil {
+		if err := b.setAttributes(num, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, false); err != nil {
 			return spawn.FD{}, fmt.Errorf("make the root file system read-only: %w", err)
 		}
 	}
@@ -283,12 +283,16 @@ func hasOption(list []string, option string) bool {
 }
 
 // cloneTree is a detached copy of the mount of a path, and of what is mounted below it; see open_tree(2).
-func cloneTree(path string, recursive bool) (int, error) {
+func (b *builder) cloneTree(path string, recursive bool) (fd int, err error) {
 	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
 	if recursive {
 		flags |= unix.AT_RECURSIVE
 	}
-	fd, err := unix.OpenTree(unix.AT_FDCWD, path, flags)
+	if b.mounter != nil {
+		fd, err = b.mounter.cloneTree(path, flags)
+	} else {
+		fd, err = unix.OpenTree(unix.AT_FDCWD, path, flags)
+	}
 	if err != nil {
 		return -1, &os.PathError{Op: "clone the mount of", Path: path, Err: err}
 	}
@@ -296,10 +300,13 @@ func cloneTree(path string, recursive bool) (int, error) {
 }
 
 // setAttributes changes flags, propagation or the ids of a detached mount; see mount_setattr(2).
-func setAttributes(fd int, attr unix.MountAttr, recursive bool) error {
+func (b *builder) setAttributes(fd int, attr unix.MountAttr, recursive bool) error {
 	flags := uint(unix.AT_EMPTY_PATH)
 	if recursive {
 		flags |= unix.AT_RECURSIVE
+	}
+	if b.mounter != nil {
+		return b.mounter.setAttributes(fd, flags, &attr)
 	}
 	return unix.MountSetattr(fd, "", flags, &attr)
 }

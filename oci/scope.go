@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"gantry/cgroup"
 	"gantry/spawn"
@@ -53,7 +52,11 @@ func (b *builder) makeGroup(ctx context.Context, rec *record) (_ *newGroup, err 
 	}
 	limits.Devices = withDefaults(limits.Devices)
 	g := &newGroup{scope: rec.Scope}
-	if rec.Scope == nil {
+	switch {
+	case rec.Scope == nil && b.rootless:
+		g.Group, err = b.makePermitted(rec, &limits)
+		return g, err
+	case rec.Scope == nil:
 		g.Group, err = cgroup.Create(rec.Cgroup, &limits)
 		return g, err
 	}
@@ -79,21 +82,18 @@ func (b *builder) makeGroup(ctx context.Context, rec *record) (_ *newGroup, err 
 
 // hold starts a process that does nothing until its gate is closed: systemd makes no scope without one.
 func (g *newGroup) hold() error {
-	var pipe [2]int
-	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
-		return fmt.Errorf("pipe: %w", err)
-	}
-	in := os.NewFile(uintptr(pipe[0]), "gate")
-	defer in.Close()
-	g.gate = os.NewFile(uintptr(pipe[1]), "gate")
-	p := &spawn.Plan{Steps: []spawn.Step{{Name: "begin", Ready: true}}}
-	p.Add("wait", unix.SYS_READ, spawn.Desc(spawn.FD{Num: pipe[0], Name: "gate"}), spawn.Bytes(make([]byte, 1), "buffer"), spawn.Int(1))
-	p.Add("end", unix.SYS_EXIT_GROUP, spawn.Int(0))
-	holder, err := spawn.Start(p)
+	gate, wait, err := newGate()
 	if err != nil {
-		return errors.Join(err, g.gate.Close())
+		return err
 	}
-	g.holder = holder
+	defer wait.Close()
+	p := &builder{plan: spawn.Plan{Steps: []spawn.Step{{Name: "begin", Ready: true}}}}
+	p.addWait(wait)
+	holder, err := spawn.Start(&p.plan)
+	if err != nil {
+		return errors.Join(err, gate.Close())
+	}
+	g.holder, g.gate = holder, gate
 	return nil
 }
 
@@ -104,9 +104,7 @@ func (g *newGroup) release() error {
 	}
 	holder := g.holder
 	g.holder = nil
-	err := errors.Join(g.gate.Close(), unix.PidfdSendSignal(int(holder.Pidfd.Fd()), unix.SIGKILL, nil, 0))
-	_, waitErr := holder.Wait()
-	return errors.Join(err, waitErr, holder.Close(), holder.CloseStatus())
+	return endHeld(holder, g.gate)
 }
 
 // settle is for when the container's process is in the group: it needs no holder then.
@@ -122,7 +120,7 @@ func (g *newGroup) settle(ctx context.Context) error {
 
 // entry is how the container's process gets in: nothing for one that systemd will move.
 func (g *newGroup) entry() (*cgroup.Entry, error) {
-	if g.scope != nil && g.scope.User {
+	if g.Group == nil || g.scope != nil && g.scope.User {
 		return &cgroup.Entry{}, nil
 	}
 	return g.Entry()
@@ -133,11 +131,17 @@ func (g *newGroup) Add(pid int) error {
 	if g.scope != nil && g.scope.User {
 		return g.scope.Attach(context.Background(), pid, "")
 	}
+	if g.Group == nil {
+		return nil
+	}
 	return g.Group.Add(pid)
 }
 
 // remove takes the group back, with all that is in it.
 func (g *newGroup) remove(ctx context.Context) error {
+	if g.Group == nil {
+		return g.release()
+	}
 	err := errors.Join(g.release(), g.Kill())
 	if g.scope != nil {
 		err = errors.Join(err, g.scope.Stop(context.WithoutCancel(ctx)))
@@ -148,8 +152,8 @@ func (g *newGroup) remove(ctx context.Context) error {
 // endGroup kills what is left in the container's cgroup, and removes it. Without a pid namespace of its own, processes
 // may have outlived the first one.
 func (rec *record) endGroup(ctx context.Context) error {
-	group, err := cgroup.Open(rec.Cgroup)
-	if errors.Is(err, os.ErrNotExist) {
+	group, err := rec.group()
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, errNoCgroup) {
 		if rec.Scope != nil {
 			return rec.Scope.Stop(ctx) // it may have failed, or never have got so far
 		}
@@ -171,7 +175,7 @@ func (rec *record) endGroup(ctx context.Context) error {
 
 // limit changes the limits of a container's group.
 func (rec *record) limit(res *specs.LinuxResources) error {
-	group, err := cgroup.Open(rec.Cgroup)
+	group, err := rec.group()
 	if err != nil {
 		return err
 	}
@@ -187,7 +191,10 @@ func (rec *record) limit(res *specs.LinuxResources) error {
 
 // enterGroup is how another process gets into the container's group, or into groups below it.
 func (b *builder) enterGroup(rec *record, below map[string]string) (*cgroup.Entry, error) {
-	group, err := cgroup.Open(rec.Cgroup)
+	group, err := rec.group()
+	if errors.Is(err, errNoCgroup) && len(below) == 0 {
+		return &cgroup.Entry{}, nil
+	}
 	if err != nil {
 		return nil, err
 	}

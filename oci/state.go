@@ -191,7 +191,7 @@ func (c *Container) status(rec *record) specs.ContainerState {
 	if unix.Access(c.fifo(), unix.F_OK) == nil {
 		return specs.StateCreated
 	}
-	if g, err := cgroup.Open(rec.Cgroup); err == nil {
+	if g, err := rec.group(); err == nil {
 		if frozen, err := g.Frozen(); err == nil && frozen {
 			return StatePaused
 		}
@@ -239,7 +239,7 @@ func (c *Container) Cgroup() (*cgroup.Group, error) {
 	if err != nil {
 		return nil, err
 	}
-	return cgroup.Open(rec.Cgroup)
+	return rec.group()
 }
 
 // processStat reads the start time and the state of a process; see proc_pid_stat(5).

@@ -19,6 +19,7 @@ func (b *builder) terminal(console func(*os.File) error) error {
 		return fmt.Errorf("process.terminal is set, but nobody takes the terminal")
 	}
 	b.openTerminal(console)
+	b.controlTerminal()
 	b.touch("/dev/console")
 	b.add("take the console's mount", unix.SYS_OPEN_TREE, spawn.Of(slotConsole), spawn.Str(""),
 		spawn.Flags(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH")).Result = slotTree
@@ -31,7 +32,7 @@ func (b *builder) terminal(console func(*os.File) error) error {
 	return nil
 }
 
-// openTerminal opens a terminal of /dev/pts and makes it the controlling one of a new session.
+// openTerminal opens a terminal of /dev/pts and puts it on descriptors 0, 1 and 2.
 func (b *builder) openTerminal(console func(*os.File) error) {
 	p := b.spec.Process
 	unlock := new(int32)
@@ -59,6 +60,11 @@ func (b *builder) openTerminal(console func(*os.File) error) {
 	for fd := range 3 {
 		b.add(fmt.Sprintf("put the terminal on descriptor %d", fd), unix.SYS_DUP3, spawn.Of(slotConsole), spawn.Int(fd), spawn.Int(0))
 	}
+}
+
+// controlTerminal makes the terminal the controlling one of a new session, whose leader the process is: its end would be
+// SIGHUP for the session.
+func (b *builder) controlTerminal() {
 	b.add("begin a session", unix.SYS_SETSID).Ignore = []unix.Errno{unix.EPERM}
 	b.add("make the terminal its controlling one", unix.SYS_IOCTL, spawn.Int(0), spawn.Flags(unix.TIOCSCTTY, "TIOCSCTTY"), spawn.Int(0))
 }

@@ -58,18 +58,6 @@ func runHelper(p *spawn.Plan) error {
 	return err
 }
 
-func writeMaps(pid int, uids, gids []specs.LinuxIDMapping) error {
-	for _, f := range []struct {
-		name string
-		list []specs.LinuxIDMapping
-	}{{"uid_map", uids}, {"gid_map", gids}} {
-		if err := os.WriteFile(fmt.Sprintf("/proc/%d/%s", pid, f.name), []byte(idMap(f.list)), 0); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // sameMaps compares maps, as the kernel writes them, with what config.json lists; nothing listed is the same as anything.
 func sameMaps(kernel string, list []specs.LinuxIDMapping) bool {
 	return len(list) == 0 || strings.Join(strings.Fields(kernel), " ") == strings.Join(strings.Fields(idMap(list)), " ")
@@ -78,7 +66,7 @@ func sameMaps(kernel string, list []specs.LinuxIDMapping) bool {
 // checkMaps compares the maps that config.json lists with those of the user namespace that it wants to join.
 func (b *builder) checkMaps(ns spawn.FD) error {
 	linux := b.spec.Linux
-	if len(linux.UIDMappings)+len(linux.GIDMappings) == 0 || b.dry {
+	if len(linux.UIDMappings)+len(linux.GIDMappings) == 0 || b.dry || b.mounter != nil { // which was made with them
 		return nil
 	}
 	uids, gids, err := mapsOf(ns)

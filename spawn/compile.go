@@ -30,6 +30,9 @@ func compile(p *Plan, status, acks int) (*program, error) {
 			continue
 		case s.Succeed:
 			o.kind, o.args[0] = opSucceed, uintptr(s.Clone)
+			if s.Show {
+				o.args[1] = 1
+			}
 			continue
 		}
 		if err := prog.call(o, s); err != nil {

@@ -105,7 +105,7 @@ func fork(p *program) (pid uintptr, errno syscall.Errno) {
 	for i := 0; i < len(p.ops); i++ {
 		o := &p.ops[i]
 		if o.kind == opSucceed {
-			p.succeed(i, o.args[0])
+			p.succeed(i, o.args[0], o.args[1])
 			continue
 		}
 		if o.kind != opCall {
@@ -153,7 +153,7 @@ func fork(p *program) (pid uintptr, errno syscall.Errno) {
 //
 //go:norace
 //go:nosplit
-func (p *program) succeed(index int, flags uintptr) {
+func (p *program) succeed(index int, flags, show uintptr) {
 	p.heir.flags = uint64(flags) | unix.CLONE_PARENT | unix.CLONE_PIDFD
 	p.heir.pidfd = uint64(uintptr(unsafe.Pointer(&p.heirFD)))
 	pid, _, errno := syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&p.heir)), unsafe.Sizeof(p.heir), 0)
@@ -162,6 +162,9 @@ func (p *program) succeed(index int, flags uintptr) {
 			exit(255)
 		}
 		return
+	}
+	if show != 0 {
+		syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 1, 0)
 	}
 	p.report.index, p.report.value = int32(index), int64(p.heirFD)
 	if errno != 0 {

@@ -93,6 +93,9 @@ type Step struct {
 	// child has joined by then. The successor is a child of the calling process, and the Process that Start returns.
 	Succeed bool
 	Clone   uint64
+	// Show makes the child dumpable when it has cloned a successor that is not: a parent without privileges could not take
+	// over the successor's descriptor else; see ptrace(2), "Ptrace access mode checking".
+	Show bool
 	// Ready makes this the point at which Start returns. No system call is made.
 	Ready bool
 }

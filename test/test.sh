@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 . test/leaks.sh
 
 need=()
-for package in runc gcc libc6-dev containerd containernetworking-plugins debootstrap skopeo docker-registry iptables procps docker.io podman; do
+for package in runc gcc libc6-dev containerd containernetworking-plugins debootstrap skopeo docker-registry iptables procps docker.io podman uidmap; do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || need+=("$package")
 done
 if ((${#need[@]})); then

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"gantry/oci"
@@ -96,7 +97,7 @@ func (a *app) main(ctx context.Context, args []string) error {
 	alias(flags.BoolVar, &showVersion, false, "print the version", "version", "v")
 	flags.BoolVar(&a.log.debug, "debug", false, "log every step of a new process too")
 	systemd := flags.Bool("systemd-cgroup", false, "have systemd make the cgroups of new containers: linux.cgroupsPath is slice:prefix:name")
-	flags.String("rootless", "auto", "`BOOL`: ignore cgroups that may not be used (true, false or auto)")
+	rootless := flags.String("rootless", "auto", "`BOOL`: do without cgroups that may not be made (true, false or auto: unless this is the host's root)")
 	flags.StringVar(&a.criu, "criu", "criu", "`PROGRAM` that checkpoints and restores")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -121,7 +122,12 @@ func (a *app) main(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("root %s: %w", *root, err)
 	}
-	a.runtime = &oci.Runtime{Root: dir, Systemd: *systemd}
+	a.runtime = &oci.Runtime{Root: dir, Systemd: *systemd, Rootless: oci.Unprivileged()}
+	if *rootless != "auto" {
+		if a.runtime.Rootless, err = strconv.ParseBool(*rootless); err != nil {
+			return fmt.Errorf("rootless %q: want true, false or auto", *rootless)
+		}
+	}
 	return a.dispatch(ctx, flags.Arg(0), flags.Args()[1:])
 }
 

@@ -70,6 +70,7 @@ func bundle(t *testing.T, script string) string {
 type under struct {
 	program, root string
 	t             *testing.T
+	as            func(*exec.Cmd) // makes the command another user's; nil: it is the test's own
 }
 
 // do runs a command: exit code, standard output, standard error. The streams are files, which a container may keep.
@@ -87,6 +88,9 @@ func (u under) do(args ...string) (int, string, string) {
 	}
 	cmd := exec.Command(u.program, append([]string{"--root", u.root}, args...)...)
 	cmd.Stdout, cmd.Stderr = files[0], files[1]
+	if u.as != nil {
+		u.as(cmd)
+	}
 	if err := cmd.Run(); err != nil && !errors.As(err, new(*exec.ExitError)) {
 		u.t.Fatal(err)
 	}
