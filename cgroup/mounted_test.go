@@ -95,6 +95,11 @@ func TestHierarchyComesAndGoes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { // whatever has failed
+		if err := (&Group{path: path, host: before}).Delete(); err != nil {
+			t.Error(err)
+		}
+	})
 	usable(t, "made with it", newer, len(before.v1)+1)
 	unmount()
 	usable(t, "unmounted since", newer, len(before.v1))
