@@ -145,6 +145,9 @@ func (c *subject) limits(id string) string {
 // TestCheckpointExecuted: what was executed in a restored container is saved and restored with it, if its parent is in there.
 func TestCheckpointExecuted(t *testing.T) {
 	subjects(t, "", nil, func(c *subject) {
+		if filepath.Base(c.program) == "runc" {
+			c.t.Skip("Debian's does not execute in the time namespace that criu gives, and cannot restore what it has saved; later ones do")
+		}
 		c.start()
 		c.roundTrip()
 		if errs, err := c.streams("exec", c.id, "/bin/subject", "-child", "-leave"); err != nil {
