@@ -117,7 +117,7 @@ func (b *builder) device(d specs.LinuxDevice) error {
 	if !filepath.IsAbs(d.Path) || filepath.Clean(d.Path) == "/" {
 		return fmt.Errorf("config.json: linux.devices: path %q must be that of a file, from the root", d.Path)
 	}
-	if b.inUserNamespace() && d.Type != "p" {
+	if (b.inUserNamespace() || !b.dry && !isHostRoot()) && d.Type != "p" {
 		return b.bindDevice(d, kind)
 	}
 	b.makeNode(d, kind)

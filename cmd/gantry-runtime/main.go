@@ -194,7 +194,7 @@ func (c *command) parse(flags *flag.FlagSet, args []string) ([]string, error) {
 }
 
 func defaultRoot() string {
-	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" && os.Geteuid() != 0 {
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" && (os.Geteuid() != 0 || os.Getenv("USER") != "root" && oci.Unprivileged()) { // as runc
 		return dir + "/gantry-runtime"
 	}
 	return "/run/gantry-runtime"
