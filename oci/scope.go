@@ -157,7 +157,7 @@ func (rec *record) endGroup(ctx context.Context) error {
 		if rec.Scope != nil {
 			return rec.Scope.Stop(ctx) // it may have failed, or never have got so far
 		}
-		return nil
+		return rec.kill() // no cgroup shows what else is left
 	}
 	if err != nil {
 		return err

@@ -147,4 +147,10 @@ $r state $id 2>/dev/null && exit 18; exit 0`
 	if code, out, errs := asUsersRoot(t, home, "/bin/bash", "-c", script, "test", r, id); code != 0 {
 		t.Errorf("exit code %d: %s%s", code, out, errs)
 	}
+	left, _ := exec.Command("ps", "-u", fmt.Sprint(nsUser), "-o", "stat=,args=").Output() // fails if there is none
+	for line := range strings.Lines(string(left)) {
+		if strings.Contains(line, id) && !strings.HasPrefix(line, "Z") {
+			t.Errorf("delete --force has left %s", line)
+		}
+	}
 }
