@@ -54,7 +54,10 @@ func (b *builder) unifiedCgroup(m specs.Mount, o mountOptions, own bool) error {
 		m.Type = "cgroup2"
 		b.target(m.Destination, true, 0)
 		b.enter(m.Destination)
-		b.mount("mount cgroup2 on "+m.Destination, "cgroup", "cgroup2", o.flags, o.flagNames, "")
+		s := b.mount("mount cgroup2 on "+m.Destination, "cgroup", "cgroup2", o.flags, o.flagNames, "")
+		s.Ignore, s.Skip = []unix.Errno{unix.EBUSY}, 2 // a bind of the host's /sys has the same tree there
+		b.mount("cover what is mounted on "+m.Destination, "none", "tmpfs", unix.MS_RDONLY, []string{"MS_RDONLY"}, "size=4k")
+		b.mount("mount cgroup2 over it", "cgroup", "cgroup2", o.flags, o.flagNames, "")
 		b.settle(m.Destination, o)
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -41,6 +42,25 @@ func (b *builder) makePermitted(rec *record, limits *specs.LinuxResources) (grou
 		rec.Cgroup = ""
 	}
 	return group, err
+}
+
+// end kills the first process of a container without a cgroup, and waits for its end: its pid namespace ends with it.
+func (rec *record) end() error {
+	pidfd, err := rec.pidfd()
+	if err != nil {
+		return nil //nolint:nilerr // it has ended
+	}
+	defer pidfd.Close()
+	if err := unix.PidfdSendSignal(int(pidfd.Fd()), unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
+		return fmt.Errorf("kill container %s: %w", rec.ID, err)
+	}
+	poll := []unix.PollFd{{Fd: int32(pidfd.Fd()), Events: unix.POLLIN}}
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+		if n, err := unix.Poll(poll, 1000); n > 0 || err != nil && err != unix.EINTR {
+			return err
+		}
+	}
+	return fmt.Errorf("kill container %s: process %d does not end", rec.ID, rec.Pid)
 }
 
 // cgroupDirs are the directories of the container's cgroup by controller; where it has none, those of the cgroup that

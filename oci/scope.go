@@ -110,7 +110,7 @@ func (g *newGroup) release() error {
 // settle is for when the container's process is in the group: it needs no holder then.
 func (g *newGroup) settle(ctx context.Context) error {
 	if err := g.release(); err != nil {
-		return fmt.Errorf("end the holder of cgroup %s: %w", g.Path(), err)
+		return fmt.Errorf("end the holder of the cgroup: %w", err)
 	}
 	if g.late.Pids == nil {
 		return nil
@@ -153,7 +153,10 @@ func (g *newGroup) remove(ctx context.Context) error {
 // may have outlived the first one.
 func (rec *record) endGroup(ctx context.Context) error {
 	group, err := rec.group()
-	if errors.Is(err, os.ErrNotExist) || errors.Is(err, errNoCgroup) {
+	if errors.Is(err, errNoCgroup) {
+		return rec.end()
+	}
+	if errors.Is(err, os.ErrNotExist) {
 		if rec.Scope != nil {
 			return rec.Scope.Stop(ctx) // it may have failed, or never have got so far
 		}

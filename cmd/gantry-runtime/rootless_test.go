@@ -103,6 +103,13 @@ func TestRootlessLifeCycle(t *testing.T) {
 		awaitState(u, id, specs.StateStopped)
 		u.want(0, "delete", id)
 		u.want(1, "state", id)
+
+		u.want(0, "run", "-d", "-b", dir, id)
+		pid := u.state(id, specs.StateRunning).Pid
+		u.want(0, "delete", "--force", id)
+		if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && strings.Contains(string(text), "sleep") {
+			u.t.Errorf("process %d goes on: %q", pid, text)
+		}
 	})
 }
 
