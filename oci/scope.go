@@ -153,14 +153,11 @@ func (g *newGroup) remove(ctx context.Context) error {
 // may have outlived the first one.
 func (rec *record) endGroup(ctx context.Context) error {
 	group, err := rec.group()
-	if errors.Is(err, errNoCgroup) {
-		return rec.end()
-	}
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, errNoCgroup) || errors.Is(err, os.ErrNotExist) {
 		if rec.Scope != nil {
 			return rec.Scope.Stop(ctx) // it may have failed, or never have got so far
 		}
-		return rec.kill() // no cgroup shows what else is left
+		return rec.end() // no cgroup shows what else is left
 	}
 	if err != nil {
 		return err
