@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -29,7 +30,7 @@ func (j *criuJob) source(m specs.Mount) string {
 
 // findMountPoints asks the kernel where the mounts of a container are.
 func (j *criuJob) findMountPoints(pid int) error {
-	root, err := os.Open(fmt.Sprintf("/proc/%d/root", pid))
+	root, err := openRootOf(pid)
 	if err != nil {
 		return err
 	}
@@ -60,6 +61,18 @@ func (j *criuJob) findMountPoints(pid int) error {
 		}
 	}
 	return nil
+}
+
+// openRootOf opens the root of a process, which has none for the moment in which a thread beside its first calls execve(2).
+func openRootOf(pid int) (root *os.File, err error) {
+	const tries = 200
+	for i := range tries {
+		if root, err = os.Open(fmt.Sprintf("/proc/%d/root", pid)); !errors.Is(err, os.ErrNotExist) {
+			break
+		}
+		time.Sleep(time.Duration(i) * 10 * time.Microsecond)
+	}
+	return root, err
 }
 
 // unescape undoes what mountinfo (proc(5)) does to paths.
