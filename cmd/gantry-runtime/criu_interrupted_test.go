@@ -112,7 +112,7 @@ func TestRestoreInterrupted(t *testing.T) {
 	}{
 		"no criu":                  {"/nonexistent/criu", "/nonexistent/criu", nil},
 		"a criu that does not run": {"echo no such kernel >&2; exit 1", "no such kernel", nil},
-		"a criu that is killed":    {"sleep 1000 & kill -9 $$", "signal: killed", nil},
+		"a criu that is killed":    {"sleep 20 & kill -9 $$", "signal: killed", nil},
 		"no images":                {"", "image: no such file", func(c *subject) error { return os.RemoveAll(c.image("image")) }},
 		"nothing in the images":    {"", "descriptors.json", func(c *subject) error { return os.Remove(c.image("image/descriptors.json")) }},
 		"damaged images":           {"", "descriptors.json", func(c *subject) error { return os.Truncate(c.image("image/descriptors.json"), 3) }},
@@ -149,7 +149,7 @@ func TestRestoreInterrupted(t *testing.T) {
 func TestRestoreKilled(t *testing.T) {
 	c, bound := restorable(t)
 	mounts := mountsOf(t)
-	cmd := exec.Command(c.program, "--root", c.root, "--criu", c.criu("sleep 1000"), "restore", "-d", "-b", c.dir, "--image-path", c.image("image"), c.id)
+	cmd := exec.Command(c.program, "--root", c.root, "--criu", c.criu("sleep 20"), "restore", "-d", "-b", c.dir, "--image-path", c.image("image"), c.id)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
