@@ -105,6 +105,32 @@ $gantry run -d --name idle toolbox sleep 100000 >/dev/null
 $docker run -d --name idle toolbox sleep 100000 >/dev/null
 beside_docker "exec true (ms)" "exec idle true"
 
+many() { # containers a second, 60 started 8 at a time
+  local began ended
+  began=$(date +%s%N)
+  seq 60 | xargs -P 8 -I{} $1 run -d --name many{} toolbox sleep 100000 >/dev/null
+  ended=$(date +%s%N)
+  awk -v n=$((ended - began)) 'BEGIN { print 60 / (n / 1e9) }'
+}
+resident() { # KiB of the processes whose command line matches
+  pgrep -f "$1" | while read -r p; do awk '/^Rss/ {print $2}' /proc/"$p"/smaps_rollup 2>/dev/null; done | awk '{s += $1} END {print s + 0}'
+}
+outside_gantry() { resident "bin/gantryd --root $dir|containerd-shim-gantry-v1.*$dir"; }
+outside_docker() { resident "dockerd --data-root $dir|containerd.*$dir/docker|containerd-shim-runc"; }
+
+g0=$(outside_gantry) d0=$(outside_docker)
+sleep 3 # for what was left to the kernel
+g=$(many "$gantry")
+sleep 3
+d=$(many "$docker")
+awk -v g="$g" -v d="$d" 'BEGIN { printf "%-42s %10.2f  %-7s %10.2f %7.1f x\n", "60 containers, 8 at a time (a second)", g, "docker", d, g / d }'
+g1=$(outside_gantry) d1=$(outside_docker)
+row "memory an idle container adds outside (KiB)" "$(((g1 - g0) / 60 + 1))" docker "$(((d1 - d0) / 60))"
+$gantry ps -aq | xargs $gantry rm -f >/dev/null
+$docker ps -aq | xargs $docker rm -f >/dev/null
+sleep 2
+row "engine and supervisor, idle (KiB)" "$(outside_gantry)" docker "$(outside_docker)"
+
 beside_runtimes "runtime: run true (ms)" "RUNTIME run --bundle $dir/bundle bench"
 beside_runtimes "runtime: create, start, delete true (ms)" \
   "RUNTIME create --bundle $dir/bundle bench ; RUNTIME start bench ; RUNTIME delete --force bench"
@@ -128,6 +154,7 @@ for n in 1 100 1000; do # a created container waits for its start
   beside_runtimes "runtime: run true beside $n (ms)" "RUNTIME run --bundle $dir/bundle bench"
 done
 for i in $(seq $waiting); do $ours delete --force "waiting$i"; done
+sleep 5
 
 group=/sys/fs/cgroup/memory/bench-floor
 [ -d /sys/fs/cgroup/memory ] || group=/sys/fs/cgroup/bench-floor
@@ -140,26 +167,3 @@ library() { # ms a container of a program that makes them one after the other
 c=$(library "$dir/floor")
 row "library: a process with a root of its own (ms)" "$(library "$dir/bench" spawn)" "bare C" "$c"
 printf '%-42s %10.2f\n' "library: create, start, delete true (ms)" "$("$dir/bench" oci "$dir/bundle" "$dir/oci" 200 2>/dev/null)"
-
-many() { # containers a second, 60 started 8 at a time
-  local began ended
-  began=$(date +%s%N)
-  seq 60 | xargs -P 8 -I{} $1 run -d --name many{} toolbox sleep 100000 >/dev/null
-  ended=$(date +%s%N)
-  awk -v n=$((ended - began)) 'BEGIN { print 60 / (n / 1e9) }'
-}
-resident() { # KiB of the processes whose command line matches
-  pgrep -f "$1" | while read -r p; do awk '/^Rss/ {print $2}' /proc/"$p"/smaps_rollup 2>/dev/null; done | awk '{s += $1} END {print s + 0}'
-}
-outside_gantry() { resident "bin/gantryd --root $dir|containerd-shim-gantry-v1.*$dir"; }
-outside_docker() { resident "dockerd --data-root $dir|containerd.*$dir/docker|containerd-shim-runc"; }
-
-g0=$(outside_gantry) d0=$(outside_docker)
-g=$(many "$gantry") d=$(many "$docker")
-awk -v g="$g" -v d="$d" 'BEGIN { printf "%-42s %10.2f  %-7s %10.2f %7.1f x\n", "60 containers, 8 at a time (a second)", g, "docker", d, g / d }'
-g1=$(outside_gantry) d1=$(outside_docker)
-row "memory an idle container adds outside (KiB)" "$(((g1 - g0) / 60 + 1))" docker "$(((d1 - d0) / 60))"
-$gantry ps -aq | xargs $gantry rm -f >/dev/null
-$docker ps -aq | xargs $docker rm -f >/dev/null
-sleep 2
-row "engine and supervisor, idle (KiB)" "$(outside_gantry)" docker "$(outside_docker)"
