@@ -26,15 +26,25 @@ end() {
   wait
   "$bin/gantryd" --root "$dir/gantry/root" --run "$dir/gantry/run" --teardown || true
   ip link delete dockerbench 2>/dev/null || true
-  if [ -n "$hugetlb" ]; then
-    find "$hugetlb" -mindepth 1 -depth -type d -exec rmdir {} + 2>/dev/null || true
-    umount "$hugetlb" && rmdir "$hugetlb"
-  fi
+  [ -z "$hugetlb" ] || give_back_hugetlb
   while pgrep -f "$dir" >/dev/null; do sleep 0.2; done
   umount "$dir"/docker/run/netns/* 2>/dev/null || true
   rm -rf "$dir"
 }
 trap end EXIT
+
+# A hierarchy stays for as long as groups in it are on their way out, also without a mount, and keeps its controller from
+# v2: then it is mounted and unmounted once more.
+give_back_hugetlb() {
+  for _ in $(seq 20); do
+    find "$hugetlb" -mindepth 1 -depth -type d -exec rmdir {} + 2>/dev/null || true
+    umount "$hugetlb"
+    grep -q :hugetlb: /proc/self/cgroup || break
+    sleep 0.5
+    mount -t cgroup -o hugetlb cgroup "$hugetlb"
+  done
+  rmdir "$hugetlb"
+}
 
 # crun wants every v1 controller mounted as v1.
 if grep -q hugetlb /sys/fs/cgroup/unified/cgroup.controllers 2>/dev/null; then

@@ -85,6 +85,7 @@ func (a *app) execAttached(ctx context.Context, api *client.Client, id string, o
 	if err != nil {
 		return execError(err)
 	}
+	api.Prepare(ctx) // to ask for the exit code
 	if o.Tty {
 		followSize(ctx, a.out, func(h, w uint) {
 			_ = api.ExecResize(ctx, id, h, w) // it may have ended
@@ -93,12 +94,12 @@ func (a *app) execAttached(ctx context.Context, api *client.Client, id string, o
 	if err := s.transfer(conn); errors.Is(err, detach.ErrDetached) {
 		return err
 	}
-	ended, err := api.ExecInspect(ctx, id)
+	code, err := api.ExecExitCode(ctx, id)
 	if err != nil {
 		return err
 	}
-	if ended.ExitCode != nil && *ended.ExitCode != 0 {
-		return &exitError{code: *ended.ExitCode}
+	if code != nil && *code != 0 {
+		return &exitError{code: *code}
 	}
 	return nil
 }

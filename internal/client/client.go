@@ -107,11 +107,14 @@ func (c *Client) stream(ctx context.Context, method, path string, query url.Valu
 }
 
 func (c *Client) roundTrip(req *http.Request) (*answer, error) {
-	conn, err := c.connect(req.Context())
+	conn, used, err := c.connect(req.Context())
 	if err != nil {
 		return nil, err
 	}
 	resp, err := conn.send(req)
+	if err != nil && used && req.Method == http.MethodGet && req.Context().Err() == nil {
+		return c.roundTrip(req) // the engine had closed it meanwhile
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +184,7 @@ func (c *Client) ping(ctx context.Context, method string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	conn, err := c.connect(ctx)
+	conn, _, err := c.connect(ctx)
 	if err != nil {
 		return "", err
 	}

@@ -64,6 +64,39 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 	}
 }
 
+// A connection that was made ahead, and that the engine has closed since, is no error.
+func TestPreparedConnections(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"ExitCode":7}`) }))
+	defer server.Close()
+	made, dead := 0, false
+	c := New(Options{Version: "1.56", Dial: func(ctx context.Context) (net.Conn, error) {
+		made++
+		if dead {
+			dead = false
+			ours, theirs := net.Pipe()
+			return ours, theirs.Close()
+		}
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", server.Listener.Addr().String())
+	}})
+	defer func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	ctx := context.Background()
+	for _, closed := range []bool{false, true} {
+		made, dead = 0, closed
+		c.Prepare(ctx)
+		if code, err := c.ExecExitCode(ctx, "x"); err != nil || code == nil || *code != 7 {
+			t.Errorf("closed %v: %v, %v", closed, code, err)
+		}
+		if made != 1 { // the one made ahead; after it, one that was used before
+			t.Errorf("closed %v: %d connections, want 1", closed, made)
+		}
+	}
+}
+
 func TestNamesStayInTheirPlace(t *testing.T) {
 	var paths []string
 	c, _ := engine(t, "1.56", func(w http.ResponseWriter, r *http.Request) { paths = append(paths, r.URL.EscapedPath()) })

@@ -26,20 +26,38 @@ type connection struct {
 }
 
 // connect takes a connection that is idle, or makes one.
-func (c *Client) connect(ctx context.Context) (*connection, error) {
+func (c *Client) connect(ctx context.Context) (conn *connection, used bool, err error) {
 	c.mu.Lock()
 	if n := len(c.idle); n > 0 {
-		conn := c.idle[n-1]
+		conn = c.idle[n-1]
 		c.idle = c.idle[:n-1]
 		c.mu.Unlock()
-		return conn, nil
+		return conn, true, nil
 	}
 	c.mu.Unlock()
+	conn, err = c.open(ctx)
+	return conn, false, err
+}
+
+func (c *Client) open(ctx context.Context) (*connection, error) {
 	conn, err := c.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return &connection{Conn: conn, reader: bufio.NewReader(conn)}, nil
+}
+
+// Prepare makes a connection for a later request. If that fails, the request tells why.
+func (c *Client) Prepare(ctx context.Context) {
+	if conn, err := c.open(ctx); err == nil {
+		c.keep(conn)
+	}
+}
+
+func (c *Client) keep(conn *connection) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.idle = append(c.idle, conn)
 }
 
 // send writes a request and reads the head of its answer. On an error the connection is closed. The context ends what
@@ -97,9 +115,7 @@ func (a *answer) Close() error {
 	if !conn.stop() || !a.ended || !a.reusable {
 		return conn.Close()
 	}
-	a.client.mu.Lock()
-	defer a.client.mu.Unlock()
-	a.client.idle = append(a.client.idle, conn)
+	a.client.keep(conn)
 	return nil
 }
 
@@ -130,7 +146,7 @@ func (c *Client) hijack(ctx context.Context, path string, query url.Values, in a
 	}
 	req.Header.Set("Connection", "Upgrade")
 	req.Header.Set("Upgrade", "tcp")
-	conn, err := c.connect(ctx)
+	conn, _, err := c.connect(ctx)
 	if err != nil {
 		return nil, err
 	}

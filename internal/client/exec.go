@@ -25,10 +25,12 @@ func (c *Client) ExecAttach(ctx context.Context, id string, r container.ExecStar
 	return c.hijack(ctx, "/exec/"+segment(id)+"/start", nil, r)
 }
 
-func (c *Client) ExecInspect(ctx context.Context, id string) (container.ExecInspectResponse, error) {
-	var out container.ExecInspectResponse
+// ExecExitCode is how an execution ended; nil while it runs. Nothing else of its description is decoded: every exec waits
+// for this.
+func (c *Client) ExecExitCode(ctx context.Context, id string) (*int, error) {
+	var out struct{ ExitCode *int }
 	err := c.call(ctx, http.MethodGet, "/exec/"+segment(id)+"/json", nil, nil, &out)
-	return out, err
+	return out.ExitCode, err
 }
 
 func (c *Client) ExecResize(ctx context.Context, id string, height, width uint) error {

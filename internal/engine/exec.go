@@ -334,13 +334,15 @@ func (x *execution) watch(ctx context.Context) {
 		var response *task.WaitResponse
 		if response, err = shim.Task.Wait(ctx, &task.WaitRequest{ID: c.ID, ExecID: x.ID}); err == nil {
 			code = int(response.ExitStatus)
-			x.drop(ctx, shim)
 		}
 	}
 	if ctx.Err() != nil {
 		code = unknownStatus
 	}
-	x.finish(code)
+	x.finish(code) // who waits for it need not wait for what follows
+	if err == nil {
+		x.drop(ctx, shim)
+	}
 	c.engine.containerEvent(c, events.ActionExecDie, "execID", x.ID, "exitCode", fmt.Sprint(code))
 }
 
