@@ -16,7 +16,7 @@ if ((${#need[@]})); then
 fi
 
 dir=$(mktemp -d)
-gantry="$bin/gantry -H unix://$dir/gantry/run/gantry.sock"
+gantry="$bin/gantry -H unix://$dir/state/gantry/gantry.sock"
 docker="/usr/bin/docker -H unix://$dir/docker/docker.sock"
 hugetlb=
 end() {
@@ -24,11 +24,12 @@ end() {
   $docker ps -aq 2>/dev/null | xargs -r $docker rm -f >/dev/null || true
   kill "${dockerd:-}" "${engine:-}" 2>/dev/null || true
   wait
-  "$bin/gantryd" --root "$dir/gantry/root" --run "$dir/gantry/run" --teardown || true
+  "$bin/gantryd" --root "$dir/gantry/root" --run "$dir/state/gantry" --teardown || true
   ip link delete dockerbench 2>/dev/null || true
-  [ -z "$hugetlb" ] || give_back_hugetlb
   while pgrep -f "$dir" >/dev/null; do sleep 0.2; done
-  umount "$dir"/docker/run/netns/* 2>/dev/null || true
+  [ -z "$hugetlb" ] || give_back_hugetlb || true
+  umount "$dir"/state/docker/netns/* 2>/dev/null || true
+  umount "$dir/state" || true
   rm -rf "$dir"
 }
 trap end EXIT
@@ -39,11 +40,10 @@ give_back_hugetlb() {
   for _ in $(seq 20); do
     find "$hugetlb" -mindepth 1 -depth -type d -exec rmdir {} + 2>/dev/null || true
     umount "$hugetlb"
-    grep -q :hugetlb: /proc/self/cgroup || break
-    sleep 0.5
+    sleep 0.5 # it ends a moment later
+    grep -q :hugetlb: /proc/self/cgroup || { rmdir "$hugetlb"; return; }
     mount -t cgroup -o hugetlb cgroup "$hugetlb"
   done
-  rmdir "$hugetlb"
 }
 
 # crun wants every v1 controller mounted as v1.
@@ -53,14 +53,16 @@ if grep -q hugetlb /sys/fs/cgroup/unified/cgroup.controllers 2>/dev/null; then
   mount -t cgroup -o hugetlb cgroup "$hugetlb" || { rmdir "$hugetlb"; hugetlb=; }
 fi
 
-mkdir -p "$dir"/gantry/run "$dir"/docker "$dir"/bundle/rootfs
+mkdir -p "$dir"/state "$dir"/docker "$dir"/gantry "$dir"/bundle/rootfs
+mount -t tmpfs state "$dir/state" # what belongs in /run, which is a tmpfs wherever systemd starts the machine
+mkdir "$dir"/state/{gantry,docker,runtimes}
 mkfifo "$dir/ready"
-GANTRYD_READY_FD=3 "$bin/gantryd" --root "$dir/gantry/root" --run "$dir/gantry/run" 3>"$dir/ready" 2>"$dir/gantry/log" &
+GANTRYD_READY_FD=3 "$bin/gantryd" --root "$dir/gantry/root" --run "$dir/state/gantry" 3>"$dir/ready" 2>"$dir/gantry/log" &
 engine=$!
 [ "$(head -c 1 <"$dir/ready")" = 1 ] || { cat "$dir/gantry/log" >&2; exit 1; }
 ip link add dockerbench type bridge
 ip addr add 10.213.0.1/16 dev dockerbench
-dockerd --data-root "$dir/docker/data" --exec-root "$dir/docker/run" --pidfile "$dir/docker/pid" -H "unix://$dir/docker/docker.sock" \
+dockerd --data-root "$dir/docker/data" --exec-root "$dir/state/docker" --pidfile "$dir/docker/pid" -H "unix://$dir/docker/docker.sock" \
   --bridge dockerbench >"$dir/docker/log" 2>&1 &
 dockerd=$!
 until $docker version >/dev/null 2>&1; do sleep 0.2; done
@@ -97,9 +99,9 @@ beside_docker() { # what, arguments of both clients
   m=($(compare "$gantry $2" "$docker $2"))
   row "$1" "${m[0]}" docker "${m[2]}" "${m[1]}" "${m[3]}"
 }
-ours="$bin/gantry-runtime --root $dir/runtime" # state on the same kind of file system for all
-runc="runc --root $dir/runc"
-crun="crun --root $dir/crun"
+ours="$bin/gantry-runtime --root $dir/state/runtimes/gantry" # state on the same kind of file system for all
+runc="runc --root $dir/state/runtimes/runc"
+crun="crun --root $dir/state/runtimes/crun"
 beside_runtimes() { # what, a command with RUNTIME in it
   local m
   m=($(compare "${2//RUNTIME/$ours}" "${2//RUNTIME/$runc}" "${2//RUNTIME/$crun}"))
@@ -126,7 +128,7 @@ resident() { # KiB of the processes whose command line matches
   pgrep -f "$1" | while read -r p; do awk '/^Rss/ {print $2}' /proc/"$p"/smaps_rollup 2>/dev/null; done | awk '{s += $1} END {print s + 0}'
 }
 outside_gantry() { resident "bin/gantryd --root $dir|containerd-shim-gantry-v1.*$dir"; }
-outside_docker() { resident "dockerd --data-root $dir|containerd.*$dir/docker|containerd-shim-runc"; }
+outside_docker() { resident "dockerd --data-root $dir|containerd.*$dir/state/docker|containerd-shim-runc"; }
 
 g0=$(outside_gantry) d0=$(outside_docker)
 sleep 3 # for what was left to the kernel
@@ -176,4 +178,4 @@ library() { # ms a container of a program that makes them one after the other
 }
 c=$(library "$dir/floor")
 row "library: a process with a root of its own (ms)" "$(library "$dir/bench" spawn)" "bare C" "$c"
-printf '%-42s %10.2f\n' "library: create, start, delete true (ms)" "$("$dir/bench" oci "$dir/bundle" "$dir/oci" 200 2>/dev/null)"
+printf '%-42s %10.2f\n' "library: create, start, delete true (ms)" "$("$dir/bench" oci "$dir/bundle" "$dir/state/runtimes/oci" 200 2>/dev/null)"
