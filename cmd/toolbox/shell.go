@@ -165,8 +165,10 @@ func (s *shell) call(ctx context.Context, args []string) ([]string, error) {
 	if s.interrupted.Load() {
 		return nil, errInterrupted
 	}
-	if s.final[hc.Pos] { // not what runs in the background meanwhile
-		s.traps.waiting.Store(args[0] == "wait")
+	if s.final[hc.Pos] && ctx.Value(ofTrap{}) == nil { // not what runs in the background meanwhile
+		if s.traps.waiting.Swap(args[0] == "wait") {
+			s.traps.waited()
+		}
 	}
 	switch {
 	case args[0] == "kill": // the interpreter reserves the name

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"mvdan.cc/sh/v3/syntax"
 )
@@ -23,7 +24,11 @@ type traps struct {
 	actions map[os.Signal]string
 	arrived []os.Signal
 	signals chan os.Signal
+	marked  chan struct{} // has received marker
 }
+
+// marker is a signal that the shell sends to itself. It has a higher number than those that people send, and so comes after them.
+const marker = syscall.SIGIO
 
 // set handles the trap builtin's arguments and returns those that the interpreter shall handle.
 func (t *traps) set(s *shell, args []string) ([]string, error) {
@@ -60,7 +65,8 @@ func (t *traps) change(s *shell, number syscall.Signal, action string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.signals == nil {
-		t.signals, t.actions = make(chan os.Signal, 16), map[os.Signal]string{}
+		t.signals, t.actions, t.marked = make(chan os.Signal, 16), map[os.Signal]string{}, make(chan struct{}, 1)
+		signal.Notify(t.signals, marker)
 		go t.receive(s)
 	}
 	switch action {
@@ -76,8 +82,17 @@ func (t *traps) change(s *shell, number syscall.Signal, action string) {
 	}
 }
 
+// ofTrap is the key by which commands of an action that runs beside wait are told from the shell's own.
+type ofTrap struct{}
+
 func (t *traps) receive(s *shell) {
 	for sig := range t.signals {
+		if sig == marker {
+			select {
+			case t.marked <- struct{}{}:
+			default:
+			}
+		}
 		t.mu.Lock()
 		t.arrived = append(t.arrived, sig)
 		t.mu.Unlock()
@@ -91,10 +106,22 @@ func (t *traps) receive(s *shell) {
 			continue
 		}
 		copied := s.runner.Subshell()
-		err = copied.Run(context.Background(), file)
+		err = copied.Run(context.WithValue(context.Background(), ofTrap{}, true), file)
 		if copied.Exited() {
 			os.Exit(run(applet{"sh", func([]string) error { return result(err) }}, []string{"sh"}))
 		}
+	}
+}
+
+// waited is called when wait has returned: a signal that came before that, from what was waited for perhaps, may still be
+// on its way through this program.
+func (t *traps) waited() {
+	if t.signals == nil || syscall.Kill(os.Getpid(), marker) != nil {
+		return
+	}
+	select {
+	case <-t.marked:
+	case <-time.After(time.Second): // somebody has trapped the marker itself
 	}
 }
 
