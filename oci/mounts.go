@@ -9,6 +9,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"gantry/oci/inroot"
 	"gantry/spawn"
 )
 
@@ -174,8 +175,8 @@ func (b *builder) isBelowMount(path string) bool {
 }
 
 // openInImage opens a path of the root before anything is mounted in it.
-func (b *builder) openInImage(path string, flags uint64) (int, error) {
-	return unix.Openat2(b.root.Num, path, &unix.OpenHow{Flags: flags | unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
+func (b *builder) openInImage(path string, flags int) (int, error) {
+	return inroot.Open(b.root.Num, path, flags|unix.O_PATH, 0)
 }
 
 // throughLinks is what a path of the image comes to that leads over links to what is not there, so that it can be made.

@@ -11,6 +11,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"gantry/oci/inroot"
 )
 
 // mountPoint is where a mount is, all links resolved: criu knows it by that.
@@ -145,9 +147,7 @@ func (j *criuJob) broughtBack(path string) bool {
 
 // openIn opens what a path is to who has a directory as its root, to mount on it.
 func openIn(root *os.File, path string) (*os.File, error) {
-	fd, err := unix.Openat2(int(root.Fd()), path, &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	fd, err := inroot.Open(int(root.Fd()), path, unix.O_PATH, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "openat2", Path: path, Err: err}
 	}

@@ -6,7 +6,7 @@ state() {
     find /run/netns /run/docker/netns -mindepth 1 2>/dev/null | sed 's/^/network namespace /'
     # Peers' parents too: docker, default (containerd's namespace), libpod_parent, kubepods. Podman also makes plain
     # directories, for hierarchies that are not mounted.
-    find /sys/fs/cgroup -type d \( -name '*gantry*' -o -path '*/docker*' -o -path '*/default*' -o -path '*libpod*' -o -path '*kubepods*' \
+    find /sys/fs/cgroup -type d \( -name '*gantry*' -o -path '*/docker*' -o -path '*/default*' -o -path '*/ctrd*' -o -path '*libpod*' -o -path '*kubepods*' \
       -o -path '*k8s.io*' \) 2>/dev/null | sed 's/^/cgroup /'
     find /sys/fs/cgroup -mindepth 1 -maxdepth 1 -type d -fstype tmpfs 2>/dev/null | sed 's/^/plain directory /'
     # Whoever has ended and waits for its parent is none of ours to end.

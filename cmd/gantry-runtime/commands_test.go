@@ -24,7 +24,7 @@ import (
 func own(t *testing.T) (under, string) {
 	u := under{program: filepath.Join(binaries, "gantry-runtime"), root: t.TempDir(), t: t}
 	id := fmt.Sprintf("gantry-test-%d-%s", os.Getpid(), strings.ToLower(t.Name()[4:8]))
-	t.Cleanup(func() { u.do("delete", "--force", id) })
+	t.Cleanup(func() { u.want(0, "delete", "--force", id) })
 	return u, id
 }
 

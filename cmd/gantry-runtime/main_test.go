@@ -33,6 +33,13 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		binaries = dir
+		defer func() { // the parent of cgroups that no configuration names; one with others' groups stays
+			_ = os.Remove("/sys/fs/cgroup/gantry")
+			parents, _ := filepath.Glob("/sys/fs/cgroup/*/gantry")
+			for _, parent := range parents {
+				_ = os.Remove(parent)
+			}
+		}()
 		return m.Run()
 	}())
 }
@@ -123,7 +130,7 @@ func each(t *testing.T, f func(u under, id string)) {
 		t.Run(filepath.Base(program), func(t *testing.T) {
 			id := fmt.Sprintf("gantry-test-%d-%s", os.Getpid(), strings.ToLower(t.Name()[4:8]))
 			u := under{program: program, root: t.TempDir(), t: t}
-			t.Cleanup(func() { u.do("delete", "--force", id) })
+			t.Cleanup(func() { u.want(0, "delete", "--force", id) })
 			f(u, id)
 		})
 	}

@@ -15,6 +15,8 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"golang.org/x/sys/unix"
+
+	"gantry/oci/inroot"
 )
 
 // StatPath describes a file of a container, whether it runs or not. A link is not followed unless the path ends in a slash.
@@ -105,7 +107,7 @@ func (r *rootView) stat(c *Container, name string) (int, *container.PathStat, er
 		return -1, nil, refuse("path %q: the name of a file in the container is needed", name)
 	}
 	full := slashed(name)
-	fd, err := openIn(r.fd, full, unix.O_PATH|unix.O_NOFOLLOW)
+	fd, err := inroot.Open(r.fd, full, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return -1, nil, r.explain(c, name, err)
 	}
@@ -137,7 +139,7 @@ const maxLinks = 40
 // follow is where a link leads in the end. It is told to the client and not used here.
 func (r *rootView) follow(name string) string {
 	for range maxLinks {
-		fd, err := openIn(r.fd, name, unix.O_PATH|unix.O_NOFOLLOW)
+		fd, err := inroot.Open(r.fd, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 		if err != nil {
 			return name
 		}

@@ -17,6 +17,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/moby/moby/api/types/events"
 	"golang.org/x/sys/unix"
+
+	"gantry/oci/inroot"
 )
 
 // ExtractOptions are those of docker cp into a container.
@@ -32,7 +34,7 @@ func (e *Engine) ExtractArchive(ctx context.Context, id, dir string, r io.Reader
 		return err
 	}
 	defer root.close()
-	fd, err := openIn(root.fd, slashed(dir)+"/.", unix.O_PATH)
+	fd, err := inroot.Open(root.fd, slashed(dir)+"/.", unix.O_PATH, 0)
 	if errors.Is(err, unix.ENOTDIR) {
 		return refuse("extraction point is not a directory: %s", dir)
 	}
@@ -262,7 +264,7 @@ func (x *extractor) link(parent int, base, target string) error {
 	if err != nil {
 		return err
 	}
-	dir, err := openIn(x.root, path.Dir(from), unix.O_PATH|unix.O_DIRECTORY)
+	dir, err := inroot.Open(x.root, path.Dir(from), unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return fmt.Errorf("link to %q: %w", target, err)
 	}
@@ -305,7 +307,7 @@ func (x *extractor) describe(fd int, h *tar.Header) error {
 func (x *extractor) setTimes() error {
 	for i := len(x.times) - 1; i >= 0; i-- {
 		d := x.times[i]
-		fd, err := openIn(x.root, d.name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+		fd, err := inroot.Open(x.root, d.name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 		if err != nil { // it was removed or replaced meanwhile
 			continue
 		}

@@ -14,6 +14,8 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"golang.org/x/sys/unix"
+
+	"gantry/oci/inroot"
 )
 
 // ChangesContainer lists what a container's own layer has over its image, by path.
@@ -142,7 +144,7 @@ func classify(root *os.Root, full string, entry fs.DirEntry, below *unix.Stat_t,
 // hidden finds what an opaque directory hides of the layers below it.
 func hidden(root *os.Root, full string, lower int, add func(container.ChangeType), found map[string]container.ChangeType) error {
 	add(container.ChangeModify)
-	dir, err := unix.Openat2(lower, full[1:], &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS})
+	dir, err := inroot.Open(lower, full, unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_NO_SYMLINKS)
 	if err != nil {
 		return err
 	}
@@ -161,9 +163,7 @@ func hidden(root *os.Root, full string, lower int, add func(container.ChangeType
 
 // inLayers looks a path up in the layers below; nil if it is not there.
 func inLayers(lower int, name string) (*unix.Stat_t, error) {
-	fd, err := unix.Openat2(lower, name, &unix.OpenHow{
-		Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	fd, err := inroot.Open(lower, name, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	switch err {
 	case nil:
 	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP:

@@ -12,6 +12,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/mount"
 	"golang.org/x/sys/unix"
+
+	"gantry/oci/inroot"
 )
 
 // view of a container's files from outside. Every path in it is resolved by the kernel within its root (openat2,
@@ -223,7 +225,7 @@ func attach(root, source int, m mountPoint) error {
 			return err
 		}
 	}
-	target, err := openIn(root, m.Destination, unix.O_PATH)
+	target, err := inroot.Open(root, m.Destination, unix.O_PATH, 0)
 	if err == unix.ENOENT {
 		target, err = makeTarget(root, m.Destination, st.Mode&unix.S_IFMT == unix.S_IFDIR)
 	}
@@ -249,7 +251,7 @@ func makeTarget(root int, name string, isDir bool) (int, error) {
 
 // makeDirs opens a directory in the root, made with its parents where it is missing.
 func makeDirs(root int, name string) (int, error) {
-	fd, err := openIn(root, name, unix.O_PATH|unix.O_DIRECTORY)
+	fd, err := inroot.Open(root, name, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != unix.ENOENT || path.Clean("/"+name) == "/" {
 		return fd, err
 	}
@@ -261,16 +263,5 @@ func makeDirs(root int, name string) (int, error) {
 	if err := unix.Mkdirat(parent, path.Base(name), 0o755); err != nil && err != unix.EEXIST {
 		return -1, err
 	}
-	return openIn(root, name, unix.O_PATH|unix.O_DIRECTORY)
-}
-
-// openIn opens a path as a process whose root is that would, but for links of /proc, which are not followed.
-func openIn(root int, name string, flags int) (fd int, err error) {
-	how := &unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC), Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
-	for range 100 { // EAGAIN: something was renamed meanwhile; see openat2(2)
-		if fd, err = unix.Openat2(root, "/"+name, how); err != unix.EAGAIN && err != unix.EINTR {
-			break
-		}
-	}
-	return fd, err
+	return inroot.Open(root, name, unix.O_PATH|unix.O_DIRECTORY, 0)
 }

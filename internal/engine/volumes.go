@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/image"
+	"gantry/oci/inroot"
 )
 
 // volumeRecord is a volume in the state database. Its files are in volumes/NAME/_data.
@@ -269,9 +270,7 @@ func (e *Engine) fillVolume(ctx context.Context, name string, img *image.Image, 
 		return err
 	}
 	defer unix.Close(root)
-	dir, err := unix.Openat2(root, strings.TrimPrefix(path, "/"), &unix.OpenHow{
-		Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	dir, err := inroot.Open(root, path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err == unix.ENOENT || err == unix.ENOTDIR {
 		return nil
 	}

@@ -13,6 +13,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"gantry/oci/inroot"
 )
 
 // unpacker writes a layer's tar stream into a directory. The stream is hostile until proven otherwise: every name is
@@ -149,9 +151,7 @@ func (u *unpacker) leave() {
 }
 
 func (u *unpacker) open(dir string) (int, error) {
-	return unix.Openat2(u.root, dir, &unix.OpenHow{
-		Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	return inroot.Open(u.root, dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 }
 
 // openOrMake opens a directory, made as root's, 0755, with those above it: streams may leave them out.
@@ -407,10 +407,7 @@ func (u *unpacker) setTimes() error {
 		fd := u.root
 		if d.path != "" {
 			var err error
-			fd, err = unix.Openat2(u.root, d.path, &unix.OpenHow{
-				Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-				Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-			})
+			fd, err = inroot.Open(u.root, d.path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 			if err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ELOOP { // a later entry replaced it
 				continue
 			}

@@ -66,8 +66,16 @@ address = "` + socket + `"
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+	namespace := filepath.Base(dir) // and the parent of its cgroups, which containerd leaves
+	t.Cleanup(func() {
+		_ = os.Remove("/sys/fs/cgroup/" + namespace)
+		parents, _ := filepath.Glob("/sys/fs/cgroup/*/" + namespace)
+		for _, parent := range parents {
+			_ = os.Remove(parent)
+		}
+	})
 	ctr := func(args ...string) (string, error) {
-		out, err := exec.Command("ctr", append([]string{"-a", socket}, args...)...).CombinedOutput()
+		out, err := exec.Command("ctr", append([]string{"-a", socket, "-n", namespace}, args...)...).CombinedOutput()
 		return string(out), err
 	}
 	run := []string{"run", "--runtime", "io.containerd.gantry.v1", "--rootfs"}
@@ -78,7 +86,7 @@ address = "` + socket + `"
 	if out, err := ctr(append(run, "-d", rootfs, "two", "/bin/sh", "-c", "while true; do :; done")...); err != nil {
 		t.Fatalf("run: %s, %v", out, err)
 	}
-	if address, err := os.ReadFile(dir + "/state/io.containerd.runtime.v2.task/default/two/address"); err != nil {
+	if address, err := os.ReadFile(dir + "/state/io.containerd.runtime.v2.task/" + namespace + "/two/address"); err != nil {
 		t.Error(err)
 	} else {
 		defer func() { _ = os.RemoveAll(filepath.Dir(strings.TrimPrefix(string(address), "unix://"))) }()
