@@ -5,15 +5,38 @@ import (
 	"math"
 	"slices"
 	"strings"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
+// compiler puts a program into an arena.
+type compiler struct {
+	arena
+	prog    *program
+	buffers map[*byte]unsafe.Pointer // where what Bytes arguments point to is now
+}
+
+// stackSize is much more than functions that may not grow their stack are allowed to need.
+const stackSize = 16 << 10
+
 // compile turns a plan into numbers. status and acks are the child's ends of the two pipes.
-func compile(p *Plan, status, acks int) (*program, error) {
-	prog := &program{status: uintptr(status), acks: uintptr(acks), ops: make([]op, len(p.Steps))}
+func (c *compiler) compile(p *Plan, status, acks int) error {
+	at, err := c.make(int(unsafe.Sizeof(program{})))
+	if err != nil {
+		return err
+	}
+	stack, err := c.make(stackSize)
+	if err != nil {
+		return err
+	}
+	prog := (*program)(at)
+	c.prog = prog
+	prog.status, prog.acks = uintptr(status), uintptr(acks)
+	prog.clone.stack, prog.clone.stackSize = uint64(uintptr(stack)), stackSize
+	if prog.ops, err = inArena(&c.arena, make([]op, len(p.Steps))); err != nil {
+		return err
+	}
 	used := []int{0, 1, 2, status}
 	if acks >= 0 {
 		used = append(used, acks)
@@ -35,8 +58,8 @@ func compile(p *Plan, status, acks int) (*program, error) {
 			}
 			continue
 		}
-		if err := prog.call(o, s); err != nil {
-			return nil, &StepError{Index: i, Name: s.Name, Err: err}
+		if err := c.call(o, s); err != nil {
+			return &StepError{Index: i, Name: s.Name, Err: err}
 		}
 		for _, a := range s.Args {
 			if a.kind == argFD {
@@ -44,11 +67,11 @@ func compile(p *Plan, status, acks int) (*program, error) {
 			}
 		}
 	}
-	prog.gaps = gaps(used)
-	return prog, nil
+	prog.gaps, err = inArena(&c.arena, gaps(used))
+	return err
 }
 
-func (prog *program) call(o *op, s *Step) error {
+func (c *compiler) call(o *op, s *Step) error {
 	switch {
 	case len(s.Args) > len(o.args):
 		return fmt.Errorf("%d arguments, a system call takes %d", len(s.Args), len(o.args))
@@ -65,13 +88,20 @@ func (prog *program) call(o *op, s *Step) error {
 	}
 	copy(o.ignore[:], s.Ignore)
 	if s.Complain {
-		o.complaints = complaints(s.Name)
+		var err error
+		if o.complaints, err = c.complaints(s.Name); err != nil {
+			return err
+		}
 	}
 	if s.Refuse.Buffer != nil {
 		if len(s.Refuse.Buffer) < 8 {
 			return fmt.Errorf("a buffer of %d bytes to look into, 8 are needed", len(s.Refuse.Buffer))
 		}
-		o.word, o.refuse = (*uint64)(unsafe.Pointer(unsafe.SliceData(s.Refuse.Buffer))), s.Refuse.Value
+		at, err := c.bytes(s.Refuse.Buffer)
+		if err != nil {
+			return err
+		}
+		o.word, o.refuse = (*uint64)(at), s.Refuse.Value
 	}
 	for i, a := range s.Args {
 		if a.kind == argSlot {
@@ -82,7 +112,7 @@ func (prog *program) call(o *op, s *Step) error {
 			o.args[i] = uintptr(a.slot)
 			continue
 		}
-		value, err := prog.value(a)
+		value, err := c.value(a)
 		if err != nil {
 			return err
 		}
@@ -91,35 +121,27 @@ func (prog *program) call(o *op, s *Step) error {
 	return nil
 }
 
-// value is the machine word for an argument; what it points to is kept.
-func (prog *program) value(a Arg) (uintptr, error) {
+// value is the machine word for an argument.
+func (c *compiler) value(a Arg) (uintptr, error) {
 	switch a.kind {
 	case argString:
-		return prog.str(a.str)
+		return c.str(a.str)
 	case argBytes:
-		if len(a.data) == 0 {
-			return 0, nil
-		}
-		prog.keep = append(prog.keep, a.data)
-		return uintptr(unsafe.Pointer(unsafe.SliceData(a.data))), nil
+		at, err := c.bytes(a.data)
+		return uintptr(at), err
 	case argStrings:
-		vector := make([]uintptr, len(a.list)+1)
+		vector, err := inArena(&c.arena, make([]uintptr, len(a.list)+1))
+		if err != nil {
+			return 0, err
+		}
 		for i, s := range a.list {
-			p, err := prog.str(s)
-			if err != nil {
+			if vector[i], err = c.str(s); err != nil {
 				return 0, err
 			}
-			vector[i] = p
 		}
-		prog.keep = append(prog.keep, vector)
 		return uintptr(unsafe.Pointer(unsafe.SliceData(vector))), nil
 	case argFilter:
-		if len(a.code) == 0 || len(a.code) > math.MaxUint16 {
-			return 0, fmt.Errorf("a filter of %d instructions", len(a.code))
-		}
-		header := &unix.SockFprog{Len: uint16(len(a.code)), Filter: unsafe.SliceData(a.code)}
-		prog.keep = append(prog.keep, header)
-		return uintptr(unsafe.Pointer(header)), nil
+		return c.filter(a.code)
 	case argFD:
 		return uintptr(a.fd.Num), nil
 	default:
@@ -127,16 +149,47 @@ func (prog *program) value(a Arg) (uintptr, error) {
 	}
 }
 
-func (prog *program) str(s string) (uintptr, error) {
-	if strings.IndexByte(s, 0) >= 0 {
-		return 0, fmt.Errorf("%q contains a NUL byte: %w", s, unix.EINVAL)
+func (c *compiler) filter(code []unix.SockFilter) (uintptr, error) {
+	if len(code) == 0 || len(code) > math.MaxUint16 {
+		return 0, fmt.Errorf("a filter of %d instructions", len(code))
 	}
-	b, err := syscall.BytePtrFromString(s)
+	code, err := inArena(&c.arena, code)
 	if err != nil {
 		return 0, err
 	}
-	prog.keep = append(prog.keep, b)
-	return uintptr(unsafe.Pointer(b)), nil
+	header, err := inArena(&c.arena, []unix.SockFprog{{Len: uint16(len(code)), Filter: unsafe.SliceData(code)}})
+	return uintptr(unsafe.Pointer(unsafe.SliceData(header))), err
+}
+
+// bytes is a copy of a buffer, the same one each time.
+func (c *compiler) bytes(b []byte) (unsafe.Pointer, error) {
+	if len(b) == 0 {
+		return nil, nil
+	}
+	key := unsafe.SliceData(b)
+	if at, found := c.buffers[key]; found {
+		return at, nil
+	}
+	copied, err := inArena(&c.arena, b)
+	if c.buffers == nil {
+		c.buffers = map[*byte]unsafe.Pointer{}
+	}
+	at := unsafe.Pointer(unsafe.SliceData(copied))
+	c.buffers[key] = at
+	return at, err
+}
+
+// str is a copy that ends with NUL.
+func (c *compiler) str(s string) (uintptr, error) {
+	if strings.IndexByte(s, 0) >= 0 {
+		return 0, fmt.Errorf("%q contains a NUL byte: %w", s, unix.EINVAL)
+	}
+	at, err := c.make(len(s) + 1)
+	if err != nil {
+		return 0, err
+	}
+	copy(unsafe.Slice((*byte)(at), len(s)), s)
+	return uintptr(at), nil
 }
 
 // gaps are the ranges of descriptors between the used ones, for close_range(2).
@@ -154,10 +207,21 @@ func gaps(used []int) [][2]uintptr {
 }
 
 // complaints are texts for the errors that execve(2) is known for, since the child cannot make them.
-func complaints(name string) []complaint {
-	list := make([]complaint, 0, 8)
-	for _, errno := range []unix.Errno{unix.ENOENT, unix.EACCES, unix.ENOEXEC, unix.ELOOP, unix.ENOTDIR, unix.E2BIG, unix.EPERM} {
-		list = append(list, complaint{errno, []byte(name + ": " + errno.Error() + "\n")})
+func (c *compiler) complaints(name string) ([]complaint, error) {
+	errnos := []unix.Errno{unix.ENOENT, unix.EACCES, unix.ENOEXEC, unix.ELOOP, unix.ENOTDIR, unix.E2BIG, unix.EPERM, 0}
+	list, err := inArena(&c.arena, make([]complaint, len(errnos)))
+	if err != nil {
+		return nil, err
 	}
-	return append(list, complaint{0, []byte(name + ": it cannot be executed\n")})
+	for i, errno := range errnos {
+		text := "it cannot be executed"
+		if errno != 0 {
+			text = errno.Error()
+		}
+		list[i].errno = errno
+		if list[i].text, err = inArena(&c.arena, []byte(name+": "+text+"\n")); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
 }

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The Go runtime keeps these three for packages that fork; see the comments in its proc.go.
+// The Go runtime keeps these two for packages that fork; see the comments in its proc.go.
 
 //go:linkname beforeFork syscall.runtime_BeforeFork
 func beforeFork()
@@ -15,8 +15,8 @@ func beforeFork()
 //go:linkname afterFork syscall.runtime_AfterFork
 func afterFork()
 
-//go:linkname afterForkInChild syscall.runtime_AfterForkInChild
-func afterForkInChild()
+// clone3 makes a child that calls a function, by its address, on a stack of its own.
+func clone3(args *cloneArgs, size uintptr, p *program, child uintptr) (pid, errno uintptr)
 
 // cloneArgs is struct clone_args of clone3(2).
 type cloneArgs struct {
@@ -67,9 +67,10 @@ type report struct {
 
 const reportSize = unsafe.Sizeof(report{})
 
-// program is a compiled plan. It lives on the heap, so that its addresses are valid in the child's copy of memory.
+// program is a compiled plan. It and all that it points to are in an arena: the child has a copy of that.
 type program struct {
 	clone  cloneArgs
+	mask   uint64 // of signals
 	pidfd  int32
 	ops    []op
 	slots  [MaxSlots + 1]uintptr
@@ -82,23 +83,34 @@ type program struct {
 	heirFD int32     // its pidfd
 	poll   unix.PollFd
 	now    unix.Timespec
-	keep   []any // what ops point to
 }
 
-// fork clones and, in the child, interprets the program. It does not return in the child. Nothing here may
-// allocate, grow the stack or take a lock: the child is a copy of one thread of a running Go program.
+// fork clones. No signal reaches the child before it has the mask that this thread had.
+func fork(p *program) (pid uintptr, errno syscall.Errno) {
+	run := (*program).run
+	entry := **(**uintptr)(unsafe.Pointer(&run))
+	return cloneMasked(p, entry)
+}
+
+//go:noinline
+//go:norace
+//go:nosplit
+func cloneMasked(p *program, entry uintptr) (pid uintptr, errno syscall.Errno) {
+	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_BLOCK, 0, uintptr(unsafe.Pointer(&p.mask)), unsafe.Sizeof(p.mask), 0, 0)
+	beforeFork()
+	pid, failed := clone3(&p.clone, unsafe.Sizeof(p.clone), p, entry)
+	afterFork()
+	return pid, syscall.Errno(failed)
+}
+
+// run is the child. It interprets the program and does not return. Nothing here may allocate, grow the stack, take a lock
+// or look at a variable of the package: the child has its arena and none of the memory that Go manages.
 //
 //go:noinline
 //go:norace
 //go:nosplit
-func fork(p *program) (pid uintptr, errno syscall.Errno) {
-	beforeFork()
-	pid, _, errno = syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&p.clone)), unsafe.Sizeof(p.clone), 0)
-	if errno != 0 || pid != 0 {
-		afterFork()
-		return pid, errno
-	}
-	afterForkInChild()
+func (p *program) run() {
+	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&p.mask)), 0, unsafe.Sizeof(p.mask), 0, 0)
 	for i := range p.gaps {
 		syscall.RawSyscall(unix.SYS_CLOSE_RANGE, p.gaps[i][0], p.gaps[i][1], 0)
 	}
@@ -110,7 +122,7 @@ func fork(p *program) (pid uintptr, errno syscall.Errno) {
 		}
 		if o.kind != opCall {
 			p.report.index, p.report.value = int32(i), int64(p.slots[o.result])
-			if _, _, errno = syscall.RawSyscall(unix.SYS_WRITE, p.status, uintptr(unsafe.Pointer(&p.report)), reportSize); errno != 0 {
+			if _, _, errno := syscall.RawSyscall(unix.SYS_WRITE, p.status, uintptr(unsafe.Pointer(&p.report)), reportSize); errno != 0 {
 				exit(255)
 			}
 			if o.kind == opReady {
@@ -145,7 +157,6 @@ func fork(p *program) (pid uintptr, errno syscall.Errno) {
 		i += int(o.other)
 	}
 	exit(255)
-	return 0, 0
 }
 
 // succeed returns in the successor. Its predecessor reports the pidfd, which the parent takes, and waits to be killed,

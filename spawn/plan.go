@@ -2,7 +2,7 @@
 //
 // The parent prepares everything it can in ordinary Go, as file descriptors (detached mounts, open directories,
 // namespaces). The child is a raw fork that interprets the list without allocating, locking or growing its
-// stack, so no second binary and no C stands between the runtime and the container.
+// stack, and has a copy of little else, so no second binary and no C stands between the runtime and the container.
 //
 // # Vocabulary
 //
@@ -144,7 +144,8 @@ func Nil() Arg { return Arg{kind: argNumber, show: "NULL"} }
 // Str is a pointer to a NUL-terminated copy of s. A NUL inside s makes Start fail before the clone.
 func Str(s string) Arg { return Arg{kind: argString, str: s} }
 
-// Bytes is a pointer to b, which the call may read and, if it is the plan's own, write; show is for the printer.
+// Bytes is a pointer to a copy of b, one for all steps that name b, which calls may read and write; b holds no pointers.
+// show is for the printer.
 func Bytes(b []byte, show string) Arg { return Arg{kind: argBytes, data: b, show: show} }
 
 // Strs is a pointer to a NULL-terminated vector of strings, as execve(2) wants for argv and envp.

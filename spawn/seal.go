@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -70,16 +69,16 @@ func setName(name string) error {
 
 // execveat executes an open file; see execveat(2). It returns only on an error.
 func execveat(fd int, args, env []string) error {
-	prog := &program{}
+	var c compiler
+	defer c.free()
 	words := [4]uintptr{uintptr(fd)}
 	for i, a := range []Arg{Str(""), Strs(args), Strs(env)} {
-		value, err := prog.value(a)
+		value, err := c.value(a)
 		if err != nil {
 			return err
 		}
 		words[i+1] = value
 	}
 	_, _, errno := unix.RawSyscall6(unix.SYS_EXECVEAT, words[0], words[1], words[2], words[3], unix.AT_EMPTY_PATH, 0)
-	runtime.KeepAlive(prog)
 	return errno
 }

@@ -44,12 +44,7 @@ func Start(p *Plan) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start a process: %w", err)
 	}
-	prog, err := compile(p, pipes.childStatus, pipes.childAcks)
-	if err != nil {
-		pipes.close()
-		return nil, err
-	}
-	pid, pidfd, err := clone(p, prog)
+	pid, pidfd, err := compileAndClone(p, pipes)
 	pipes.closeChildEnds()
 	if err != nil {
 		pipes.close()
@@ -73,13 +68,23 @@ func Start(p *Plan) (*Process, error) {
 	return child, nil
 }
 
+// compileAndClone makes the child, which has its own copy of the program then.
+func compileAndClone(p *Plan, pipes *pipes) (pid, pidfd int, err error) {
+	lean.enter()
+	defer lean.leave()
+	var c compiler
+	defer c.free()
+	if err := c.compile(p, pipes.childStatus, pipes.childAcks); err != nil {
+		return 0, -1, err
+	}
+	return clone(p, c.prog)
+}
+
 // clone makes the child. With JoinPID the thread joins the pid namespace for the moment of the clone.
 func clone(p *Plan, prog *program) (pid, pidfd int, err error) {
-	prog.clone = cloneArgs{
-		flags:      p.Namespaces | unix.CLONE_PIDFD,
-		pidfd:      uint64(uintptr(unsafe.Pointer(&prog.pidfd))),
-		exitSignal: uint64(unix.SIGCHLD),
-	}
+	prog.clone.flags = p.Namespaces | unix.CLONE_PIDFD | unix.CLONE_CLEAR_SIGHAND
+	prog.clone.pidfd = uint64(uintptr(unsafe.Pointer(&prog.pidfd)))
+	prog.clone.exitSignal = uint64(unix.SIGCHLD)
 	if p.Cgroup != nil {
 		prog.clone.flags |= unix.CLONE_INTO_CGROUP
 		prog.clone.cgroup = uint64(p.Cgroup.Num)
@@ -99,7 +104,6 @@ func clone(p *Plan, prog *program) (pid, pidfd int, err error) {
 	} else if joinErr := inPIDNamespace(*p.JoinPID, run); joinErr != nil {
 		err = joinErr
 	}
-	runtime.KeepAlive(prog)
 	return pid, pidfd, err
 }
 

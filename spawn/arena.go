@@ -1,0 +1,56 @@
+package spawn
+
+import (
+	"fmt"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// arena is memory outside of Go's heap for what a child reads and writes: its program, what that points to, its stack. A
+// child gets a copy of it, and of next to nothing else; see lean.
+type arena struct {
+	pieces [][]byte
+	used   int // of the last piece
+}
+
+// pieceSize holds what most plans need; larger things get pieces of their own.
+const pieceSize = 128 << 10
+
+// make reserves zeroed memory, aligned for every type.
+func (a *arena) make(size int) (unsafe.Pointer, error) {
+	const alignment = 16
+	size = (size + alignment - 1) &^ (alignment - 1)
+	if len(a.pieces) == 0 || a.used+size > len(a.pieces[len(a.pieces)-1]) {
+		piece, err := unix.Mmap(-1, 0, max(size, pieceSize), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+		if err != nil {
+			return nil, fmt.Errorf("map %d bytes for a new process: %w", size, err)
+		}
+		a.pieces, a.used = append(a.pieces, piece), 0
+	}
+	p := unsafe.Pointer(&a.pieces[len(a.pieces)-1][a.used])
+	a.used += size
+	return p, nil
+}
+
+// free gives the memory back.
+func (a *arena) free() {
+	for _, piece := range a.pieces {
+		_ = unix.Munmap(piece)
+	}
+	a.pieces = nil
+}
+
+// inArena copies a list.
+func inArena[T any](a *arena, list []T) ([]T, error) {
+	if len(list) == 0 {
+		return nil, nil
+	}
+	p, err := a.make(len(list) * int(unsafe.Sizeof(list[0])))
+	if err != nil {
+		return nil, err
+	}
+	out := unsafe.Slice((*T)(p), len(list))
+	copy(out, list)
+	return out, nil
+}
