@@ -33,6 +33,7 @@ type builder struct {
 
 	group  string              // the cgroup, when it has been made
 	moveIn func(pid int) error // has systemd move the process into the cgroup, where it cannot itself
+	rdt    *rdtState           // the resctrl groups; nil: none
 
 	state   specs.State // of the container, for a filter's agent; pid 0: the plan makes its first process
 	first   int         // exec: pid of the container's first process; 0: the environment is complete

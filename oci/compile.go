@@ -111,6 +111,7 @@ func (b *builder) container(o CreateOptions, entry *cgroup.Entry, fifo spawn.FD,
 	}
 	for _, part := range []func() error{
 		func() error { return b.joinCgroup(entry) },
+		b.joinRDT,
 		func() error { b.runOn(nil, ""); return nil },
 		b.hiddenNamespaces,
 		func() error { return b.enterRoot(o) },

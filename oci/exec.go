@@ -95,7 +95,7 @@ func (c *Container) joiner(rec *record, process *specs.Process) (*builder, spawn
 	if err != nil {
 		return nil, spawn.FD{}, ErrNotRunning
 	}
-	b := &builder{id: c.ID, bundle: rec.Bundle, spec: &spec, files: []*os.File{first}, state: rec.hookState(specs.StateRunning)}
+	b := &builder{id: c.ID, bundle: rec.Bundle, spec: &spec, files: []*os.File{first}, state: rec.hookState(specs.StateRunning), rdt: rec.RDT}
 	return b, spawn.FD{Num: int(first.Fd()), Name: "container"}, nil
 }
 
@@ -115,7 +115,7 @@ func whileExecuting(start func() (*spawn.Process, error)) (*spawn.Process, error
 
 // exec adds the steps of a process that joins a container: its cgroup, then all its namespaces at once; see setns(2).
 func (b *builder) exec(first spawn.FD, entry *cgroup.Entry, stdio Stdio, preserve []*os.File, noKeyring bool) error {
-	if err := b.joinCgroup(entry); err != nil {
+	if err := errors.Join(b.joinCgroup(entry), b.joinRDT()); err != nil {
 		return err
 	}
 	p := b.spec.Process

@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -27,19 +26,6 @@ var hasSELinux = sync.OnceValue(func() bool {
 	var fs unix.Statfs_t
 	return unix.Statfs("/sys/fs/selinux", &fs) == nil && fs.Type == unix.SELINUX_MAGIC
 })
-
-// validateRDT refuses classes of Intel's and AMD's resource control where there are none, or none can be given.
-func validateRDT(rdt *specs.LinuxIntelRdt) error {
-	if rdt == nil {
-		return nil
-	}
-	const magic, mount = 0x7655821, "/sys/fs/resctrl" // RDTGROUP_SUPER_MAGIC
-	var fs unix.Statfs_t
-	if err := unix.Statfs(mount, &fs); err != nil || fs.Type != magic {
-		return fmt.Errorf("config.json: linux.intelRdt: no resctrl file system is mounted on %s: Intel RDT is not enabled on this host", mount)
-	}
-	return errors.New("config.json: linux.intelRdt: this runtime does not manage resctrl")
-}
 
 // validateLabels refuses labels that the kernel would not enforce.
 func validateLabels(spec *specs.Spec) error {

@@ -69,6 +69,16 @@ func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, er
 	if err != nil {
 		return nil, err
 	}
+	undo, err := c.makeRDT(ctx, rec, o.Spec.Linux.IntelRdt)
+	if err != nil {
+		return nil, err
+	}
+	b.rdt = rec.RDT
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, undo())
+		}
+	}()
 	group, err := b.makeGroup(ctx, rec)
 	if err != nil {
 		return nil, err
@@ -106,6 +116,7 @@ func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, er
 	}
 	var prepared error
 	rec.describe(o.Spec)
+	rec.RDT.created()
 	rec.NoNewKeyring, rec.Pipes = o.NoNewKeyring, o.Stdio.pipes()
 	b.plan.Meanwhile = func(pid int) { prepared = identify(pid) }
 	child, err := spawn.Start(&b.plan)
@@ -433,6 +444,9 @@ func (c *Container) Delete(ctx context.Context, force bool) error {
 	}
 	if err := rec.endGroup(ctx); err != nil {
 		return err
+	}
+	if err := rec.RDT.remove(ctx); err != nil {
+		return fmt.Errorf("delete container %s: %w", c.ID, err)
 	}
 	if err := c.remove(); err != nil {
 		return fmt.Errorf("delete container %s: %w", c.ID, err)

@@ -59,6 +59,15 @@ func (c *Container) restore(ctx context.Context, o CreateOptions, from Checkpoin
 	if err := c.runtime.save(rec); err != nil {
 		return nil, err
 	}
+	undo, err := c.makeRDT(ctx, rec, o.Spec.Linux.IntelRdt)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, undo())
+		}
+	}()
 	group, err := b.makeGroup(ctx, rec)
 	if err != nil {
 		return nil, err
@@ -87,7 +96,7 @@ func (c *Container) restore(ctx context.Context, o CreateOptions, from Checkpoin
 	if err != nil {
 		return nil, err
 	}
-	pid, err := j.runRestore(ctx, group, files, o)
+	pid, err := j.runRestore(ctx, rec, group, files, o)
 	if err != nil {
 		return nil, err
 	}
@@ -97,6 +106,7 @@ func (c *Container) restore(ctx context.Context, o CreateOptions, from Checkpoin
 	if err := group.settle(ctx); err != nil {
 		return nil, err
 	}
+	rec.RDT.created()
 	return c.adopt(rec, pid)
 }
 
@@ -260,7 +270,7 @@ func (j *criuJob) inherited(o CreateOptions) ([]*os.File, error) {
 }
 
 // runRestore runs criu in the container's cgroup, so that what it makes is in it, and returns the first process's pid.
-func (j *criuJob) runRestore(ctx context.Context, group *newGroup, files []*os.File, o CreateOptions) (int, error) {
+func (j *criuJob) runRestore(ctx context.Context, rec *record, group *newGroup, files []*os.File, o CreateOptions) (int, error) {
 	pid := 0
 	hooks := &hookRunner{ctx: ctx, hooks: o.Spec.Hooks, state: specs.State{
 		Version: specs.Version, ID: j.b.id, Status: specs.StateCreating, Bundle: o.Bundle, Annotations: o.Spec.Annotations,
@@ -271,6 +281,11 @@ func (j *criuJob) runRestore(ctx context.Context, group *newGroup, files []*os.F
 		Started: func(criuPid int) error {
 			if err := group.Add(criuPid); err != nil {
 				return err
+			}
+			if rec.RDT != nil {
+				if err := rec.RDT.join(criuPid); err != nil {
+					return err
+				}
 			}
 			return j.cgroupRoots(criuPid)
 		},

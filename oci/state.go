@@ -32,6 +32,8 @@ type record struct {
 	Hooks       *specs.Hooks
 	Namespaces  []specs.LinuxNamespace
 	Spec        storedSpec
+	// RDT are the resctrl groups, if linux.intelRdt is set.
+	RDT *rdtState `json:",omitzero"`
 	// Pipes are those of the first process's streams that came from outside, as /proc names them: a restore replaces them.
 	Pipes []string `json:",omitzero"`
 	// NoNewKeyring: the container's processes keep the session keyring of their creator.

@@ -46,14 +46,14 @@ func events(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
 			return err
 		}
 		if *once {
-			return a.printStats(c.ID, group)
+			return a.printStats(c, group)
 		}
-		return a.watch(ctx, c.ID, group, *interval)
+		return a.watch(ctx, c, group, *interval)
 	}
 }
 
 // watch prints readings and, when the kernel tells of them, processes killed for want of memory, until the group is gone.
-func (a *app) watch(ctx context.Context, id string, group *cgroup.Group, interval time.Duration) error {
+func (a *app) watch(ctx context.Context, c *oci.Container, group *cgroup.Group, interval time.Duration) error {
 	kills, err := group.WatchOOM(ctx)
 	if err != nil {
 		return err
@@ -66,18 +66,18 @@ func (a *app) watch(ctx context.Context, id string, group *cgroup.Group, interva
 			if !there {
 				return ctx.Err()
 			}
-			if err := json.NewEncoder(a.out).Encode(event{Type: "oom", ID: id}); err != nil {
+			if err := json.NewEncoder(a.out).Encode(event{Type: "oom", ID: c.ID}); err != nil {
 				return err
 			}
 		case <-ticks.C:
-			if err := a.printStats(id, group); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENODEV) { // it is going
+			if err := a.printStats(c, group); err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENODEV) { // it is going
 				return err
 			}
 		}
 	}
 }
 
-func (a *app) printStats(id string, group *cgroup.Group) error {
+func (a *app) printStats(c *oci.Container, group *cgroup.Group) error {
 	s, err := group.Stats()
 	if err != nil {
 		return err
@@ -86,7 +86,13 @@ func (a *app) printStats(id string, group *cgroup.Group) error {
 	if err != nil {
 		return err
 	}
-	return json.NewEncoder(a.out).Encode(event{"stats", id, statsOf(s, more)})
+	rdt, err := c.RDTStats()
+	if err != nil {
+		return err
+	}
+	out := statsOf(s, more)
+	out.RDT = *rdt
+	return json.NewEncoder(a.out).Encode(event{"stats", c.ID, out})
 }
 
 // What follows is the layout of runc's "events": its types/events.go is its documentation.
@@ -98,7 +104,7 @@ type statsJSON struct {
 	Pids    pidsJSON               `json:"pids"`
 	Blkio   blkioJSON              `json:"blkio"`
 	Hugetlb map[string]hugetlbJSON `json:"hugetlb"`
-	RDT     struct{}               `json:"intel_rdt"`
+	RDT     oci.RDTStats           `json:"intel_rdt"`
 	Network []struct{}             `json:"network_interfaces"`
 }
 

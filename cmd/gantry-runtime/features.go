@@ -30,6 +30,7 @@ func printFeatures(a *app, _ *flag.FlagSet) func(context.Context, []string) erro
 					KnownFlags: known, SupportedFlags: supported,
 				},
 				Apparmor: &features.Apparmor{Enabled: &yes}, Selinux: &features.Selinux{Enabled: &yes},
+				IntelRdt:     &features.IntelRdt{Enabled: &yes, Schemata: &yes, Monitoring: &yes},
 				MemoryPolicy: &features.MemoryPolicy{Modes: modes, Flags: flags},
 			},
 			PotentiallyUnsafeConfigAnnotations: []string{"org.criu.config"},

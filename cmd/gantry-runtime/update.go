@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -63,7 +62,9 @@ func update(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
 			return err
 		}
 		if l3 != "" || bandwidth != "" {
-			return errors.New("update: Intel RDT: the groups of a container that runs cannot be changed")
+			if err := c.UpdateRDT(l3, bandwidth); err != nil {
+				return err
+			}
 		}
 		if file != "" {
 			res = &specs.LinuxResources{}
