@@ -69,23 +69,13 @@ func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, er
 	if err != nil {
 		return nil, err
 	}
-	undo, err := c.makeRDT(ctx, rec, o.Spec.Linux.IntelRdt)
+	group, undo, err := c.makeGroups(ctx, b, rec)
 	if err != nil {
 		return nil, err
 	}
-	b.rdt = rec.RDT
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, undo())
-		}
-	}()
-	group, err := b.makeGroup(ctx, rec)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, group.remove(ctx))
 		}
 	}()
 	entry, err := group.entry()

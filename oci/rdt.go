@@ -155,6 +155,19 @@ func rdtOf(rdt *specs.LinuxIntelRdt, id string) (*rdtState, error) {
 	return s, nil
 }
 
+// makeGroups makes a new container's cgroup and its groups of resctrl. undo takes them back, with the processes in them.
+func (c *Container) makeGroups(ctx context.Context, b *builder, rec *record) (group *newGroup, undo func() error, err error) {
+	undoRDT, err := c.makeRDT(ctx, rec, b.spec.Linux.IntelRdt)
+	if err != nil {
+		return nil, nil, err
+	}
+	b.rdt = rec.RDT
+	if group, err = b.makeGroup(ctx, rec); err != nil {
+		return nil, nil, errors.Join(err, undoRDT())
+	}
+	return group, func() error { return errors.Join(group.remove(ctx), undoRDT()) }, nil
+}
+
 // makeRDT makes the groups of a new container, on record before they are there: a create that is killed is undone by
 // delete. undo takes them back.
 func (c *Container) makeRDT(ctx context.Context, rec *record, rdt *specs.LinuxIntelRdt) (undo func() error, err error) {
@@ -247,8 +260,11 @@ func (s *rdtState) write(mount, schema string) error {
 	return nil
 }
 
-// join puts a process, and what it will fork, into the groups.
+// join puts a process, and what it will fork, into the groups, if there are any.
 func (s *rdtState) join(pid int) error {
+	if s == nil {
+		return nil
+	}
 	mount, err := resctrl.find()
 	if err != nil {
 		return err

@@ -59,22 +59,13 @@ func (c *Container) restore(ctx context.Context, o CreateOptions, from Checkpoin
 	if err := c.runtime.save(rec); err != nil {
 		return nil, err
 	}
-	undo, err := c.makeRDT(ctx, rec, o.Spec.Linux.IntelRdt)
+	group, undo, err := c.makeGroups(ctx, b, rec)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, undo())
-		}
-	}()
-	group, err := b.makeGroup(ctx, rec)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, group.remove(ctx))
 		}
 	}()
 	j, err := newCriuJob(rec, from, restoreLog)
@@ -282,10 +273,8 @@ func (j *criuJob) runRestore(ctx context.Context, rec *record, group *newGroup, 
 			if err := group.Add(criuPid); err != nil {
 				return err
 			}
-			if rec.RDT != nil {
-				if err := rec.RDT.join(criuPid); err != nil {
-					return err
-				}
+			if err := rec.RDT.join(criuPid); err != nil {
+				return err
 			}
 			return j.cgroupRoots(criuPid)
 		},

@@ -395,10 +395,11 @@ func TestFeatures(t *testing.T) {
 	var f struct {
 		Hooks []string
 		Linux struct {
-			Seccomp struct{ Actions, KnownFlags []string }
+			Seccomp  struct{ Actions, KnownFlags []string }
+			IntelRdt struct{ Enabled, Schemata, Monitoring bool }
 		}
 	}
-	if err := json.Unmarshal([]byte(out), &f); err != nil || len(f.Hooks) != 6 || len(f.Linux.Seccomp.Actions) == 0 || len(f.Linux.Seccomp.KnownFlags) == 0 {
+	if err := json.Unmarshal([]byte(out), &f); err != nil || !f.Linux.IntelRdt.Enabled || !f.Linux.IntelRdt.Schemata || !f.Linux.IntelRdt.Monitoring || len(f.Hooks) != 6 || len(f.Linux.Seccomp.Actions) == 0 || len(f.Linux.Seccomp.KnownFlags) == 0 {
 		t.Errorf("%v: %s", err, out)
 	}
 }
