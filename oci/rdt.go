@@ -108,7 +108,7 @@ func checkClass(name string) error {
 
 func checkBandwidth(schema string) error {
 	if schema != "" && !strings.HasPrefix(schema, "MB:") {
-		return fmt.Errorf("%q does not begin with MB:", schema)
+		return fmt.Errorf("%q does not begin with MB: as it must", schema)
 	}
 	if strings.Contains(schema, "\n") {
 		return fmt.Errorf("%q has more than one line", schema)

@@ -280,3 +280,47 @@ func rdtVictimCreate(t *testing.T) {
 	}
 	_, _ = c, p // who made it deletes it
 }
+
+// TestRDTRestore: what criu restores is in the groups, as is criu, whose children its processes are.
+func TestRDTRestore(t *testing.T) {
+	if out, err := exec.Command("criu", "check").CombinedOutput(); err != nil {
+		t.Skipf("criu does not work here: %v: %s", err, out)
+	}
+	r := useResctrl(t)
+	before := r.all(t)
+	b := withRDT(t, specs.LinuxIntelRdt{L3CacheSchema: "L3:0=f", EnableMonitoring: true})
+	b.spec.Process.Args = []string{"/bin/probe", "sleep"}
+	images := CheckpointOptions{ImagePath: t.TempDir()}
+	c, p, err := b.lib.Create(t.Context(), "probe", CreateOptions{Bundle: b.dir, Spec: b.spec})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	err = c.Checkpoint(t.Context(), images)
+	b.end(t, c, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.same(t, before)
+	c, p, err = b.lib.Restore(t.Context(), "probe", CreateOptions{Bundle: b.dir, Spec: b.spec}, images)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, group := range []string{"probe", "probe/mon_groups/probe"} {
+		if got := strings.Fields(r.tasks(t, group)); len(got) != 1 {
+			t.Errorf("in %s: %q, want criu", group, got)
+		}
+	}
+	if got := r.written(t, "probe"); got != "L3:0=f\n" {
+		t.Errorf("written to schemata: %q", got)
+	}
+	b.end(t, c, p)
+	r.same(t, before)
+	resctrl.write = func(string, string) error { return unix.EINVAL }
+	if _, _, err := b.lib.Restore(t.Context(), "probe", CreateOptions{Bundle: b.dir, Spec: b.spec}, images); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("restore without its groups: %v", err)
+	}
+	r.same(t, before)
+}
