@@ -15,7 +15,7 @@ import (
 // letGo closes what the plan borrowed of the host, mounts and namespaces, which a created container would hold for as long
 // as it waits. Descriptors below free are the program's.
 func (b *builder) letGo(fifo spawn.FD, free int) {
-	if os.Geteuid() != 0 {
+	if os.Geteuid() != 0 && !b.visible {
 		b.hide()
 	}
 	for _, f := range b.files {

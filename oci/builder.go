@@ -23,6 +23,7 @@ type builder struct {
 	dry      bool
 	rootless bool                                  // cgroups that may not be made are done without
 	mounter  *mountHolder                          // makes detached mounts; nil: this program may itself
+	visible  bool                                  // a user's process need not hide: nobody else is in its pid namespace
 	files    []*os.File                            // open until the process has started
 	root     spawn.FD                              // the container's root, mounted detached
 	ofBundle bool                                  // the root is the directory that the bundle names

@@ -118,6 +118,9 @@ func (b *builder) device(d specs.LinuxDevice) error {
 		return fmt.Errorf("config.json: linux.devices: path %q must be that of a file, from the root", d.Path)
 	}
 	if (b.inUserNamespace() || !b.dry && !isHostRoot()) && d.Type != "p" {
+		if filepath.Clean(d.Path) == "/dev/ptmx" {
+			return nil // the link to the container's own stands for it: the host's would open the host's terminals
+		}
 		return b.bindDevice(d, kind)
 	}
 	b.makeNode(d, kind)

@@ -223,6 +223,7 @@ func (p *hookProcess) runIn(ctx context.Context, c *Container, rec *record) erro
 	}
 	defer b.close()
 	b.program, b.first, b.state.Status = p.path, home, specs.StateCreated
+	b.visible = b.isNew(specs.PIDNamespace) // its program has not begun
 	entry, err := b.enterGroup(rec, nil)
 	if err != nil {
 		return err

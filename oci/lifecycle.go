@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -78,6 +79,9 @@ func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, er
 			err = errors.Join(err, undo())
 		}
 	}()
+	if warning := b.warnOfCompany(group.Group != nil); warning != "" {
+		slog.Warn(warning)
+	}
 	entry, err := group.entry()
 	if err != nil {
 		return nil, err

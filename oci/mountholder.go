@@ -20,8 +20,9 @@ type mountHolder struct {
 }
 
 // holdUserNamespace makes the container's new user namespace ahead, if this program is a user's: the container joins it.
+// One that is there is held too, with another mount namespace of it.
 func (b *builder) holdUserNamespace() error {
-	if os.Geteuid() == 0 || !b.isNew(specs.UserNamespace) {
+	if _, listed := b.has(specs.UserNamespace); os.Geteuid() == 0 || !listed {
 		return nil
 	}
 	gate, wait, err := newGate()
@@ -30,10 +31,10 @@ func (b *builder) holdUserNamespace() error {
 	}
 	defer func() { _ = wait.Close() }()
 	holder := &builder{spec: b.spec}
-	if err := holder.mapIDs(); err != nil {
+	defer holder.close()
+	if err := holder.enterUserNamespace(); err != nil {
 		return errors.Join(err, gate.Close())
 	}
-	holder.plan.Namespaces = unix.CLONE_NEWUSER | unix.CLONE_NEWNS
 	holder.plan.Steps = append(holder.plan.Steps, spawn.Step{Name: "begin", Ready: true})
 	holder.addWait(wait)
 	process, err := spawn.Start(&holder.plan)
@@ -41,7 +42,31 @@ func (b *builder) holdUserNamespace() error {
 		return errors.Join(fmt.Errorf("make the user namespace: %w", holder.blame(err)), gate.Close())
 	}
 	b.mounter = &mountHolder{process: process, gate: gate}
+	b.visible = b.isNew(specs.PIDNamespace)
 	b.spec = joining(b.spec, fmt.Sprintf("/proc/%d/ns/user", process.Pid))
+	return nil
+}
+
+// enterUserNamespace makes the container's user namespace, or joins it, and makes a mount namespace of it.
+func (b *builder) enterUserNamespace() error {
+	ns, _ := b.has(specs.UserNamespace)
+	if ns.Path == "" {
+		b.plan.Namespaces = unix.CLONE_NEWUSER | unix.CLONE_NEWNS
+		return b.mapIDs()
+	}
+	joined, err := b.openNamespaces()
+	if err != nil {
+		return err
+	}
+	fd := joined[specs.UserNamespace]
+	if err := b.checkMaps(fd); err != nil {
+		return err
+	}
+	b.at("linux.namespaces")
+	b.add("join user namespace "+fd.Name, unix.SYS_SETNS, spawn.Desc(fd), spawn.Flags(unix.CLONE_NEWUSER, "CLONE_NEWUSER"))
+	b.becomeRoot()
+	b.at("")
+	b.add("make a mount namespace", unix.SYS_UNSHARE, spawn.Flags(unix.CLONE_NEWNS, "CLONE_NEWNS"))
 	return nil
 }
 

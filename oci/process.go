@@ -38,6 +38,7 @@ func (b *builder) identity(p *specs.Process) error {
 	b.at("process.user")
 	b.user(p.User)
 	b.at("")
+	b.stayVisible()
 	b.enterDirectory(p.Cwd)
 	if err := b.seccomp(withPrivilege); err != nil {
 		return err

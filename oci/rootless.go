@@ -86,7 +86,9 @@ func (b *builder) cgroupDirs() (map[string]string, error) {
 // enterPIDs joins the pid namespace of a container for a user: who has become root of its user namespace may, and has a
 // successor in there. Nobody there sees the process before, and from then on it is hidden.
 func (b *builder) enterPIDs(first spawn.FD) {
-	b.hide()
+	if !b.visible {
+		b.hide()
+	}
 	if b.isNew(specs.PIDNamespace) {
 		b.add("join the container's pid namespace", unix.SYS_SETNS, spawn.Desc(first), spawn.Flags(unix.CLONE_NEWPID, "CLONE_NEWPID"))
 		b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: "make the process in the pid namespace", Succeed: true, Show: true})

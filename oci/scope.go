@@ -41,7 +41,7 @@ type newGroup struct {
 	scope  *cgroup.Scope
 	holder *spawn.Process       // keeps the scope until the container's process is in it
 	gate   *os.File             // whose end ends the holder, also if this program is killed
-	late   specs.LinuxResources // limits that would not let the holder and the process in
+	late   specs.LinuxResources // limits that would not let those in who make the container
 }
 
 // makeGroup makes the container's cgroup and puts it on record.
@@ -54,7 +54,11 @@ func (b *builder) makeGroup(ctx context.Context, rec *record) (_ *newGroup, err 
 	g := &newGroup{scope: rec.Scope}
 	switch {
 	case rec.Scope == nil && b.rootless:
+		g.late.Pids = takeFew(&limits)
 		g.Group, err = b.makePermitted(rec, &limits)
+		if err == nil && g.Group == nil && g.late.Pids != nil {
+			_, err = b.makePermitted(rec, &g.late) // for its words
+		}
 		return g, err
 	case rec.Scope == nil:
 		g.Group, err = cgroup.Create(rec.Cgroup, &limits)
@@ -63,10 +67,7 @@ func (b *builder) makeGroup(ctx context.Context, rec *record) (_ *newGroup, err 
 	if rec.Scope.User {
 		limits.Devices = nil // the kernel takes no filter from a user, who can make no devices either
 	}
-	const few = 8 // processes: the holder, the container's, and who serves it meanwhile
-	if p := limits.Pids; p != nil && p.Limit != nil && *p.Limit >= 0 && *p.Limit < few {
-		limits.Pids, g.late.Pids = nil, p
-	}
+	g.late.Pids = takeFew(&limits)
 	if err := g.hold(); err != nil {
 		return nil, fmt.Errorf("begin unit %s: %w", rec.Scope.Unit, err)
 	}
@@ -78,6 +79,18 @@ func (b *builder) makeGroup(ctx context.Context, rec *record) (_ *newGroup, err 
 		b.moveIn = g.Add
 	}
 	return g, nil
+}
+
+// takeFew takes a limit out that would not let those in who make the container: the holder of a scope, the process that
+// enters a user namespace, its successor there, and who serves them meanwhile.
+func takeFew(limits *specs.LinuxResources) *specs.LinuxPids {
+	const few = 8
+	p := limits.Pids
+	if p == nil || p.Limit == nil || *p.Limit < 0 || *p.Limit >= few {
+		return nil
+	}
+	limits.Pids = nil
+	return p
 }
 
 // hold starts a process that does nothing until its gate is closed: systemd makes no scope without one.
@@ -114,6 +127,9 @@ func (g *newGroup) settle(ctx context.Context) error {
 	}
 	if g.late.Pids == nil {
 		return nil
+	}
+	if g.scope == nil {
+		return g.Set(&g.late)
 	}
 	return g.scope.Set(ctx, g.Group, &g.late)
 }

@@ -229,37 +229,7 @@ func TestRootlessCgroup(t *testing.T) {
 	}
 	const limit = int64(64 << 20)
 	rootless(t, "exec sleep 1000", func(u under, id, dir string) {
-		name := fmt.Sprintf("/gantry-rootless-%d", os.Getpid())
-		parent, err := cgroup.Create(name, nil)
-		if err != nil {
-			u.t.Fatal(err)
-		}
-		u.t.Cleanup(func() {
-			if err := errors.Join(parent.Kill(), parent.Delete()); err != nil {
-				u.t.Error(err)
-			}
-		})
-		for _, path := range parent.Paths() {
-			if err := delegateTo(path, gamesUID); err != nil {
-				u.t.Fatal(err)
-			}
-		}
-		if mode == cgroup.V2 { // a process moves only between groups below one that the user has
-			beside := filepath.Join(parent.Paths()[""], "beside")
-			if err := errors.Join(os.Mkdir(beside, 0o755), delegateTo(beside, gamesUID)); err != nil {
-				u.t.Fatal(err)
-			}
-			fd, err := os.Open(beside)
-			if err != nil {
-				u.t.Fatal(err)
-			}
-			u.t.Cleanup(func() { _ = fd.Close() })
-			plain := u.as
-			u.as = func(cmd *exec.Cmd) {
-				plain(cmd)
-				cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(fd.Fd())
-			}
-		}
+		name := delegated(&u)
 		with := func(path string) {
 			change(u.t, dir, func(s *specs.Spec) {
 				s.Linux.CgroupsPath = path
@@ -301,6 +271,48 @@ func TestRootlessCgroup(t *testing.T) {
 			u.t.Errorf("its cgroup is still there: %v", err)
 		}
 	})
+}
+
+// delegated makes a cgroup that is the user's, and where v2 is alone one beside it, in which the runtime is from then on: a
+// process moves only between groups below one that the user has.
+func delegated(u *under) (name string) {
+	u.t.Helper()
+	mode, err := cgroup.Detect()
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	name = fmt.Sprintf("/gantry-rootless-%d", os.Getpid())
+	parent, err := cgroup.Create(name, nil)
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	u.t.Cleanup(func() {
+		if err := errors.Join(parent.Kill(), parent.Delete()); err != nil {
+			u.t.Error(err)
+		}
+	})
+	for _, path := range parent.Paths() {
+		if err := delegateTo(path, gamesUID); err != nil {
+			u.t.Fatal(err)
+		}
+	}
+	if mode == cgroup.V2 {
+		beside := filepath.Join(parent.Paths()[""], "beside")
+		if err := errors.Join(os.Mkdir(beside, 0o755), delegateTo(beside, gamesUID)); err != nil {
+			u.t.Fatal(err)
+		}
+		fd, err := os.Open(beside)
+		if err != nil {
+			u.t.Fatal(err)
+		}
+		u.t.Cleanup(func() { _ = fd.Close() })
+		plain := u.as
+		u.as = func(cmd *exec.Cmd) {
+			plain(cmd)
+			cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(fd.Fd())
+		}
+	}
+	return name
 }
 
 // delegateTo gives a cgroup to a user, as cgroups(7) describes delegation.

@@ -209,6 +209,9 @@ func run(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
 		}
 		if err != nil {
 			killErr := c.Kill(unix.SIGKILL, true)
+			if errors.Is(killErr, oci.ErrNotRunning) {
+				killErr = nil // it ended over that error
+			}
 			_, waitErr := spawn.Reap(process.Pidfd)
 			if cleanErr := errors.Join(killErr, waitErr, c.Delete(ctx, true)); cleanErr != nil || l.detach {
 				return errors.Join(err, cleanErr)
