@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	_ "crypto/sha256" // registers the hash that go-digest uses
 	"encoding/json"
+	"maps"
 	"slices"
 	"time"
 
@@ -46,7 +47,8 @@ type file struct {
 	owner   int
 }
 
-func files(all, core program) []file {
+// files are the image's: an applet is a link to the last of the programs that has it, the smallest.
+func files(programs ...program) []file {
 	list := []file{
 		{name: "bin/", mode: 0o755},
 		{name: "dev/", mode: 0o755},
@@ -69,15 +71,15 @@ func files(all, core program) []file {
 		{name: "var/", mode: 0o755},
 		{name: "var/tmp/", mode: 0o1777},
 	}
-	for _, p := range []program{core, all} {
+	target := map[string]string{}
+	for _, p := range programs {
 		list = append(list, file{name: "bin/" + p.name, mode: 0o755, content: p.content})
-	}
-	for _, name := range all.applets {
-		target := all.name
-		if slices.Contains(core.applets, name) {
-			target = core.name
+		for _, name := range p.applets {
+			target[name] = p.name
 		}
-		list = append(list, file{name: "bin/" + name, target: target})
+	}
+	for _, name := range slices.Sorted(maps.Keys(target)) {
+		list = append(list, file{name: "bin/" + name, target: target[name]})
 	}
 	return list
 }
@@ -138,8 +140,8 @@ func (l *layout) addJSON(mediaType string, value any) (v1.Descriptor, error) {
 }
 
 // archive returns the image in the form that the image specification calls image-layout, as a tar archive.
-func archive(arch string, all, core program) ([]byte, error) {
-	uncompressed, err := tarOf(files(all, core))
+func archive(arch string, programs ...program) ([]byte, error) {
+	uncompressed, err := tarOf(files(programs...))
 	if err != nil {
 		return nil, err
 	}

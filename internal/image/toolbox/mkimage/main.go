@@ -1,9 +1,9 @@
 // Command mkimage makes the toolbox image: an OCI image layout in a tar archive, which docker, podman and skopeo load
 // too. The same programs give the same bytes.
 //
-//	mkimage [-toolbox FILE -core FILE] [-arch ARCH] -o ARCHIVE
+//	mkimage [-toolbox FILE -core FILE -bare FILE] [-arch ARCH] -o ARCHIVE
 //
-// Without the programs it builds them, from gantry/cmd/toolbox.
+// Without the programs it builds them, from gantry/cmd/toolbox and gantry/cmd/gantry-init.
 package main
 
 import (
@@ -22,11 +22,17 @@ import (
 const (
 	source  = "gantry/cmd/toolbox"
 	coreTag = "toolbox_core"
+
+	bareSource = "gantry/cmd/gantry-init"
+	bareLinked = "-s -w -E main.entry"
 )
 
+// bareApplets are the names that gantry-init knows.
+var bareApplets = []string{"false", "sleep", "true"}
+
 type settings struct {
-	toolbox, core string
-	arch, output  string
+	toolbox, core, bare string
+	arch, output        string
 }
 
 func main() {
@@ -35,6 +41,7 @@ func main() {
 	var s settings
 	flag.StringVar(&s.toolbox, "toolbox", "", "the program with all applets; built if not given")
 	flag.StringVar(&s.core, "core", "", "the program built with the tag "+coreTag+"; built if not given")
+	flag.StringVar(&s.bare, "bare", "", "gantry-init; built if not given")
 	flag.StringVar(&s.arch, "arch", runtime.GOARCH, "the image's architecture, as GOARCH")
 	flag.StringVar(&s.output, "o", "", "the archive to write")
 	flag.Parse()
@@ -61,7 +68,11 @@ func (s settings) run() error {
 	if err != nil {
 		return err
 	}
-	image, err := archive(s.arch, all, core)
+	bare, err := s.bareProgram(dir)
+	if err != nil {
+		return err
+	}
+	image, err := archive(s.arch, all, core, bare)
 	if err != nil {
 		return err
 	}
@@ -78,7 +89,7 @@ type program struct {
 func (s settings) program(dir, name, path string, flags ...string) (program, error) {
 	if path == "" {
 		path = filepath.Join(dir, name)
-		if err := build(s.arch, path, flags); err != nil {
+		if err := build(s.arch, path, source, append(flags, "-ldflags", "-s -w")...); err != nil {
 			return program{}, err
 		}
 	}
@@ -89,7 +100,7 @@ func (s settings) program(dir, name, path string, flags ...string) (program, err
 	runnable := path
 	if s.arch != runtime.GOARCH { // another machine's program cannot be asked
 		runnable = filepath.Join(dir, name+"-native")
-		if err := build(runtime.GOARCH, runnable, flags); err != nil {
+		if err := build(runtime.GOARCH, runnable, source, append(flags, "-ldflags", "-s -w")...); err != nil {
 			return program{}, err
 		}
 	}
@@ -109,8 +120,21 @@ func (s settings) program(dir, name, path string, flags ...string) (program, err
 	return program{name, content, applets}, nil
 }
 
-func build(arch, path string, flags []string) error {
-	args := append([]string{"build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", path}, flags...)
+// bareProgram is the one without Go's runtime.
+func (s settings) bareProgram(dir string) (program, error) {
+	path := s.bare
+	if path == "" {
+		path = filepath.Join(dir, "toolbox-bare")
+		if err := build(s.arch, path, bareSource, "-ldflags", bareLinked); err != nil {
+			return program{}, err
+		}
+	}
+	content, err := os.ReadFile(path)
+	return program{"toolbox-bare", content, bareApplets}, err
+}
+
+func build(arch, path, source string, flags ...string) error {
+	args := append([]string{"build", "-trimpath", "-buildvcs=false", "-o", path}, flags...)
 	cmd := exec.Command("go", append(args, source)...)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
 	cmd.Stderr = os.Stderr

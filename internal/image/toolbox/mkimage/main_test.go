@@ -21,13 +21,14 @@ import (
 const (
 	allScript  = "#!/bin/sh\necho sh cat true\n"
 	coreScript = "#!/bin/sh\necho cat true\n"
+	bareText   = "gantry-init"
 )
 
 func programs(t *testing.T, arch string) settings {
 	t.Helper()
 	dir := t.TempDir()
-	s := settings{arch: arch, toolbox: filepath.Join(dir, "all"), core: filepath.Join(dir, "core"), output: filepath.Join(dir, "out", "image.tar")}
-	for path, text := range map[string]string{s.toolbox: allScript, s.core: coreScript} {
+	s := settings{arch: arch, toolbox: filepath.Join(dir, "all"), core: filepath.Join(dir, "core"), bare: filepath.Join(dir, "bare"), output: filepath.Join(dir, "out", "image.tar")}
+	for path, text := range map[string]string{s.toolbox: allScript, s.core: coreScript, s.bare: bareText} {
 		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -140,7 +141,7 @@ func checkLayer(t *testing.T, content []byte) {
 		{"bin/toolbox", "", 0o755, 0},
 		{"bin/sh", "toolbox", 0o777, 0},
 		{"bin/cat", "toolbox-core", 0o777, 0},
-		{"bin/true", "toolbox-core", 0o777, 0},
+		{"bin/true", "toolbox-bare", 0o777, 0},
 		{"usr/bin", "../bin", 0o777, 0},
 		{"sbin", "bin", 0o777, 0},
 		{"tmp/", "", 0o1777, 0},
@@ -155,7 +156,7 @@ func checkLayer(t *testing.T, content []byte) {
 			t.Errorf("%s is %+v", want.name, h)
 		}
 	}
-	if string(files["bin/toolbox"]) != allScript || string(files["bin/toolbox-core"]) != coreScript {
+	if string(files["bin/toolbox"]) != allScript || string(files["bin/toolbox-core"]) != coreScript || string(files["bin/toolbox-bare"]) != bareText {
 		t.Error("the programs are not in the layer")
 	}
 	if !bytes.Contains(files["etc/os-release"], []byte("\nID=toolbox\n")) {
