@@ -28,8 +28,8 @@ func CanSeal() bool {
 
 // Seal adds the steps that do for the child alone what SealSelf does for the whole program, without another start of
 // it: they map the program anew, from a read-only view of its file, and make that view what /proc/PID/exe shows. The
-// child's copy of the program's variables goes; only steps that point to the heap or to constants may follow, and these
-// steps stand before capabilities are dropped. Nothing is added if the program is sealed already.
+// child's copy of the program's variables goes, which no step points to. These steps stand before capabilities are
+// dropped. Nothing is added if the program is sealed already.
 func (p *Plan) Seal() error {
 	sealed, err := Sealed()
 	if sealed || err != nil {
