@@ -32,7 +32,7 @@ func Example() {
 	fmt.Println("exit status", status.ExitStatus())
 	// Output:
 	//      make the process
-	//        clone3({flags=CLONE_NEWUTS|CLONE_PIDFD})
+	//        clone3({flags=CLONE_NEWUTS|CLONE_PIDFD|CLONE_CLEAR_SIGHAND})
 	//    1 set hostname inside
 	//        sethostname("inside", 6)
 	//    2 exec /bin/true

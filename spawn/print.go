@@ -35,7 +35,7 @@ func (p *Plan) WriteTo(w io.Writer) (int64, error) {
 }
 
 func (p *Plan) cloneText() string {
-	flags := append(flagNames(p.Namespaces), "CLONE_PIDFD")
+	flags := append(flagNames(p.Namespaces), "CLONE_PIDFD", "CLONE_CLEAR_SIGHAND")
 	cgroup := ""
 	if p.Cgroup != nil {
 		flags = append(flags, "CLONE_INTO_CGROUP")

@@ -519,7 +519,7 @@ func TestPrinter(t *testing.T) {
 	p.Steps = append(p.Steps, Step{Name: "created", Ready: true})
 	p.Add("odd", 99999, Filter(make([]unix.SockFilter, 3)), Strs([]string{"a", "b"}))
 	want := `     make the process
-       clone3({flags=CLONE_NEWNS|CLONE_NEWPID|CLONE_PIDFD|CLONE_INTO_CGROUP, cgroup=cgroup})
+       clone3({flags=CLONE_NEWNS|CLONE_NEWPID|CLONE_PIDFD|CLONE_CLEAR_SIGHAND|CLONE_INTO_CGROUP, cgroup=cgroup})
    1 open the root
        $2 = openat(AT_FDCWD, "/x", O_PATH)
    2 mount proc on /proc
