@@ -60,11 +60,7 @@ func TestRDTErrorsLeaveNothing(t *testing.T) {
 				b := withRDT(t, rdt)
 				before := r.all(t)
 				c.change(r, b)
-				made, p, err := b.lib.Create(t.Context(), "bad", CreateOptions{Bundle: b.dir, Spec: b.spec})
-				if err == nil {
-					b.end(t, made, p)
-				}
-				if err == nil || !strings.Contains(err.Error(), c.want) {
+				if err := b.createFails(t, "bad"); !strings.Contains(err.Error(), c.want) {
 					t.Errorf("%v, want %q", err, c.want)
 				}
 				r.same(t, before)
@@ -75,8 +71,8 @@ func TestRDTErrorsLeaveNothing(t *testing.T) {
 		r := useResctrl(t)
 		b := withRDT(t, shared)
 		b.setHook("createRuntime", specs.Hook{Path: "/bin/sh", Args: []string{"sh", "-c", fmt.Sprintf("echo %d >> %s/gold/tasks; exit 1", os.Getpid(), r.dir)}})
-		if _, _, err := b.lib.Create(t.Context(), "bad", CreateOptions{Bundle: b.dir, Spec: b.spec}); err == nil {
-			t.Fatal("created")
+		if err := b.createFails(t, "bad"); !strings.Contains(err.Error(), "hook #0") {
+			t.Fatal(err)
 		}
 		if got := r.tasks(t, "gold"); !strings.HasSuffix(got, strconv.Itoa(os.Getpid())+"\n") {
 			t.Errorf("in the class, into which somebody else has come meanwhile: %q", got)
@@ -92,7 +88,7 @@ func TestRDTErrorsLeaveNothing(t *testing.T) {
 		}
 		before := r.all(t)
 		b := withRDT(t, specs.LinuxIntelRdt{ClosID: "/", EnableMonitoring: true})
-		if _, _, err := b.lib.Create(t.Context(), "bad", CreateOptions{Bundle: b.dir, Spec: b.spec}); !errors.Is(err, os.ErrExist) || !strings.Contains(err.Error(), "enableMonitoring") {
+		if err := b.createFails(t, "bad"); !errors.Is(err, os.ErrExist) || !strings.Contains(err.Error(), "enableMonitoring") {
 			t.Error(err)
 		}
 		r.same(t, before)
@@ -110,7 +106,7 @@ func TestRDTErrorsLeaveNothing(t *testing.T) {
 			return r.mkdir(path)
 		}
 		b := withRDT(t, own)
-		if _, _, err := b.lib.Create(t.Context(), "bad", CreateOptions{Bundle: b.dir, Spec: b.spec}); !errors.Is(err, os.ErrExist) {
+		if err := b.createFails(t, "bad"); !errors.Is(err, os.ErrExist) {
 			t.Error(err)
 		}
 		r.same(t, before)
@@ -124,7 +120,7 @@ func TestRDTReason(t *testing.T) {
 		return errors.Join(unix.ENOSPC, os.WriteFile(filepath.Join(r.dir, "info/last_cmd_status"), []byte("Out of CLOSIDs\n"), 0o644))
 	}
 	b := withRDT(t, specs.LinuxIntelRdt{})
-	if _, _, err := b.lib.Create(t.Context(), "bad", CreateOptions{Bundle: b.dir, Spec: b.spec}); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "Out of CLOSIDs") {
+	if err := b.createFails(t, "bad"); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "Out of CLOSIDs") {
 		t.Error(err)
 	}
 }

@@ -134,6 +134,17 @@ func withRDT(t testing.TB, rdt specs.LinuxIntelRdt) *bundle {
 	return b
 }
 
+// createFails is the error of create. A container that should not be there is removed.
+func (b *bundle) createFails(t testing.TB, id string) error {
+	t.Helper()
+	c, p, err := b.lib.Create(t.Context(), id, CreateOptions{Bundle: b.dir, Spec: b.spec})
+	if err == nil {
+		b.end(t, c, p)
+		return errors.New("it was created")
+	}
+	return err
+}
+
 func TestRDTRules(t *testing.T) {
 	r := useResctrl(t)
 	before := r.all(t)
@@ -164,13 +175,12 @@ func TestRDTRules(t *testing.T) {
 		`schema "L3:x=7ff" is not of the form NAME:DOMAIN=VALUE`:              {ClosID: "/", L3CacheSchema: "L3:x=7ff"},
 	} {
 		b := withRDT(t, rdt)
-		_, _, err := b.lib.Create(t.Context(), "bad", CreateOptions{Bundle: b.dir, Spec: b.spec})
-		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "linux.intelRdt") {
+		if err := b.createFails(t, "bad"); !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "linux.intelRdt") {
 			t.Errorf("%v, want %q", err, want)
 		}
 	}
 	b := withRDT(t, specs.LinuxIntelRdt{})
-	if _, _, err := b.lib.Create(t.Context(), "mon_groups", CreateOptions{Bundle: b.dir, Spec: b.spec}); err == nil || !strings.Contains(err.Error(), `linux.intelRdt: without a closID the container's id is one: "mon_groups"`) {
+	if err := b.createFails(t, "mon_groups"); !strings.Contains(err.Error(), `linux.intelRdt: without a closID the container's id is one: "mon_groups"`) {
 		t.Errorf("a container that is called as the kernel's own directory: %v", err)
 	}
 	r.same(t, before)
@@ -285,7 +295,7 @@ func TestRDTSharedClass(t *testing.T) {
 	} {
 		before := r.all(t)
 		b := withRDT(t, rdt)
-		if _, _, err := b.lib.Create(t.Context(), "bad", CreateOptions{Bundle: b.dir, Spec: b.spec}); err == nil || !strings.Contains(err.Error(), want) {
+		if err := b.createFails(t, "bad"); !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}
 		r.same(t, before)
