@@ -25,6 +25,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(attackVariable) != "" {
 		os.Exit(attack())
 	}
+	if os.Getenv(rdtVictim) != "" { // its bundle is made
+		os.Exit(m.Run())
+	}
 	os.Exit(run(m))
 }
 
