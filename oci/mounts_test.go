@@ -3,6 +3,7 @@ package oci
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -46,6 +47,39 @@ func mountTmpfs(t testing.TB, dir string, flags uintptr) string {
 	}
 	t.Cleanup(func() {
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// mountMappable mounts a file system whose ids the kernel maps: before 6.3 a tmpfs is none, but ext4 is.
+func mountMappable(t testing.TB, dir string) string {
+	t.Helper()
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		t.Fatal(err)
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor); err != nil {
+		t.Fatal(err)
+	}
+	if major > 6 || major == 6 && minor >= 3 {
+		return mountTmpfs(t, dir, 0)
+	}
+	disk := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(disk, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, argv := range [][]string{
+		{"truncate", "-s", "64M", disk}, {"mke2fs", "-q", "-F", disk}, {"mkdir", "-p", dir}, {"mount", "-t", "ext4", "-o", "loop", disk, dir},
+	} {
+		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v: %s", argv, err, out)
+		}
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil { // the loop device goes with the last mount
 			t.Error(err)
 		}
 	})
@@ -238,8 +272,8 @@ func TestIDMappedMounts(t *testing.T) {
 		{"user namespace, none", "rbind", true, nil, "65534:65534", "65534:65534"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			host := mountTmpfs(t, filepath.Join(t.TempDir(), "m"), 0)
-			mountTmpfs(t, filepath.Join(host, "below"), 0)
+			host := mountMappable(t, filepath.Join(t.TempDir(), "m"))
+			mountMappable(t, filepath.Join(host, "below"))
 			writeTree(t, host, map[string]string{"file": "x", "below/file": "y"})
 			b := newBundle(t, "stat", "/m/file", "/m/below/file")
 			if c.user {
@@ -270,7 +304,11 @@ func TestIDMappedRoot(t *testing.T) {
 	b := newBundle(t, "stat", "/etc/passwd")
 	b.spec.Linux.Namespaces = append(b.spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
 	b.spec.Linux.UIDMappings, b.spec.Linux.GIDMappings = oneMap, oneMap
-	root := Mount{Type: "bind", Source: b.dir + "/rootfs", Options: []string{"rbind", "rw", "uidmap=0:100000:65536", "gidmap=0:100000:65536"}}
+	own := mountMappable(t, filepath.Join(t.TempDir(), "m"))
+	if out, err := exec.Command("cp", "-a", b.dir+"/rootfs", own).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	root := Mount{Type: "bind", Source: own + "/rootfs", Options: []string{"rbind", "rw", "uidmap=0:100000:65536", "gidmap=0:100000:65536"}}
 	text, code := b.output(t, func(o *CreateOptions) { o.Rootfs = []Mount{root} })
 	if !strings.Contains(text, " 0:0 ") || code != 0 {
 		t.Errorf("exit %d: %s", code, text)

@@ -349,6 +349,9 @@ func TestCheckpointNamespaces(t *testing.T) {
 	for _, kind := range []specs.LinuxNamespaceType{specs.PIDNamespace, specs.IPCNamespace, specs.UTSNamespace} {
 		name := nsName(kind)
 		t.Run(name, func(t *testing.T) {
+			if _, err := subjectProgram(); err != nil {
+				t.Skip(err)
+			}
 			holder := exec.Command("unshare", "--fork", "--kill-child", "--"+name, "sleep", "1000")
 			if err := holder.Start(); err != nil {
 				t.Fatal(err)

@@ -144,7 +144,7 @@ for i in $(seq 100); do $r state $id | grep -q '"status": "stopped"' && break; s
 $r delete $id || exit 16
 $r create $id </dev/null >/dev/null 2>&1 && $r delete -f $id || exit 17
 $r state $id 2>/dev/null && exit 18; exit 0`
-	if code, out, errs := asUsersRoot(t, home, "/bin/bash", "-c", script, "test", r, id); code != 0 {
+	if code, out, errs := asUsersRoot(t, home, "/bin/sh", "-c", script, "test", r, id); code != 0 {
 		t.Errorf("exit code %d: %s%s", code, out, errs)
 	}
 	left, _ := exec.Command("ps", "-u", fmt.Sprint(nsUser), "-o", "stat=,args=").Output() // fails if there is none

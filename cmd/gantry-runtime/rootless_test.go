@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -23,6 +24,11 @@ const gamesUID, gamesGID = 5, 60
 // rootless runs a test with this runtime and with runc as a user without privileges, with a directory of the user's. The
 // container runs a script, by the configuration that spec --rootless writes.
 func rootless(t *testing.T, script string, f func(u under, id, dir string)) {
+	rootlessAs(t, gamesUID, gamesGID, "", script, f)
+}
+
+// rootlessAs is rootless for a certain user; without a runtime directory of the user's it is the test's.
+func rootlessAs(t *testing.T, uid, gid int, runtimeDir, script string, f func(u under, id, dir string)) {
 	each(t, func(u under, id string) {
 		dir, err := os.MkdirTemp("", "gantry-rootless-")
 		if err != nil {
@@ -36,7 +42,7 @@ func rootless(t *testing.T, script string, f func(u under, id, dir string)) {
 		if out, err := exec.Command("cp", u.program, program).CombinedOutput(); err != nil {
 			u.t.Fatalf("%v: %s", err, out)
 		}
-		if out, err := exec.Command("chown", "-R", fmt.Sprintf("%d:%d", gamesUID, gamesGID), dir).CombinedOutput(); err != nil {
+		if out, err := exec.Command("chown", "-R", fmt.Sprintf("%d:%d", uid, gid), dir).CombinedOutput(); err != nil {
 			u.t.Fatalf("%v: %s", err, out)
 		}
 		if err := os.Chmod(dir, 0o755); err != nil {
@@ -45,13 +51,13 @@ func rootless(t *testing.T, script string, f func(u under, id, dir string)) {
 		u.program, u.root = program, filepath.Join(dir, "state")
 		u.as = func(cmd *exec.Cmd) {
 			cmd.Dir = dir
-			cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "XDG_RUNTIME_DIR=" + dir, "HOME=" + dir}
-			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: gamesUID, Gid: gamesGID}}
+			cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "XDG_RUNTIME_DIR=" + cmp.Or(runtimeDir, dir), "HOME=" + dir}
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
 		}
 		u.t.Cleanup(func() { u.do("delete", "--force", id) })
 		change(u.t, dir, func(s *specs.Spec) {
 			toRootless(s)
-			s.Linux.UIDMappings[0].HostID, s.Linux.GIDMappings[0].HostID = gamesUID, gamesGID
+			s.Linux.UIDMappings[0].HostID, s.Linux.GIDMappings[0].HostID = uint32(uid), uint32(gid)
 		})
 		f(u, id, dir)
 	})

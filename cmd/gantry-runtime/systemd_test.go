@@ -33,33 +33,40 @@ var unitProperties = []string{
 	"DevicePolicy", "DeviceAllow", "TimeoutStopUSec",
 }
 
-// unitShown is what systemd says of a unit; devices in a fixed order, and a number for what older runtimes call by name.
-func unitShown(t *testing.T, unit string) map[string]string {
+// shown is what systemd says of a unit; ctl is the command that asks, if it is not for the system's.
+func shown(t *testing.T, properties, unit string, ctl ...string) string {
 	t.Helper()
-	out, err := exec.Command("systemctl", "show", "--property="+strings.Join(unitProperties, ","), unit).Output()
+	if len(ctl) == 0 {
+		ctl = []string{"systemctl"}
+	}
+	argv := append(ctl[:len(ctl):len(ctl)], "show", "--property="+properties, unit)
+	out, err := exec.Command(argv[0], argv[1:]...).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	shown, numbers := map[string][]string{}, strings.NewReplacer("char-pts ", "char-136 ", "block-loop ", "block-7 ")
-	for line := range strings.Lines(string(out)) {
+	return string(out)
+}
+
+// unitShown has devices in a fixed order, and a number for what older runtimes call by name.
+func unitShown(t *testing.T, unit string, ctl ...string) map[string]string {
+	t.Helper()
+	out := shown(t, strings.Join(unitProperties, ","), unit, ctl...)
+	values, numbers := map[string][]string{}, strings.NewReplacer("char-pts ", "char-136 ", "block-loop ", "block-7 ")
+	for line := range strings.Lines(out) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
-		shown[name] = append(shown[name], numbers.Replace(value))
+		values[name] = append(values[name], numbers.Replace(value))
 	}
 	result := map[string]string{}
-	for name, values := range shown {
-		slices.Sort(values)
-		result[name] = strings.Join(values, ", ")
+	for name, list := range values {
+		slices.Sort(list)
+		result[name] = strings.Join(list, ", ")
 	}
 	return result
 }
 
-func unitState(t *testing.T, unit string) string {
+func unitState(t *testing.T, unit string, ctl ...string) string {
 	t.Helper()
-	out, err := exec.Command("systemctl", "show", "--property=LoadState,ActiveState", unit).Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.Join(strings.Fields(string(out)), " ")
+	return strings.Join(strings.Fields(shown(t, "LoadState,ActiveState", unit, ctl...)), " ")
 }
 
 // TestSystemdCgroup has each runtime go through a container's life in a scope of systemd's, and compares what systemd says.
@@ -124,6 +131,15 @@ func TestSystemdCgroup(t *testing.T) {
 		u.want(0, "--systemd-cgroup", "delete", id)
 		gone(u, unit, path)
 	})
+	agree(t, seen)
+	if len(seen) != 3 || len(slices.Collect(maps.Values(seen))[0]) != 2 {
+		t.Error("there was no runc to compare with")
+	}
+}
+
+// agree compares what systemd said of the runtimes' units, by moments.
+func agree(t *testing.T, seen map[string][]map[string]string) {
+	t.Helper()
 	for when, shown := range seen {
 		for _, name := range unitProperties {
 			for _, other := range shown[1:] {
@@ -133,9 +149,6 @@ func TestSystemdCgroup(t *testing.T) {
 				}
 			}
 		}
-	}
-	if len(seen) != 3 || len(slices.Collect(maps.Values(seen))[0]) != 2 {
-		t.Error("there was no runc to compare with")
 	}
 }
 
@@ -171,9 +184,9 @@ func awaitState(u under, id string, want specs.ContainerState) {
 	u.t.Fatalf("it is not %s", want)
 }
 
-func gone(u under, unit, path string) {
+func gone(u under, unit, path string, ctl ...string) {
 	u.t.Helper()
-	if state := unitState(u.t, unit); state != "LoadState=not-found ActiveState=inactive" {
+	if state := unitState(u.t, unit, ctl...); state != "LoadState=not-found ActiveState=inactive" {
 		u.t.Errorf("%s is left: %s", unit, state)
 	}
 	if _, err := cgroup.Open(path); !errors.Is(err, os.ErrNotExist) {

@@ -12,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=test/vm
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/gantry-vm
-packages=(./cgroup ./spawn ./oci ./cmd/gantry-runtime)
+packages=(./cgroup ./spawn ./oci ./oci/inroot ./cmd/gantry-runtime)
 modules=(overlay veth bridge dummy loop null_blk bfq zram lzo lzo_rle cls_cgroup br_netfilter nf_tables virtio_pci virtio_blk
   unix_diag inet_diag tcp_diag udp_diag raw_diag af_packet_diag netlink_diag tun fuse
   nf_conntrack_netlink nft_compat nft_chain_nat nft_counter xt_mark xt_conntrack xt_addrtype xt_comment xt_multiport xt_MASQUERADE xt_nat ip_tables ip6_tables)
@@ -68,6 +68,7 @@ build_tests() { # DIRECTORY: the test binaries in their source directories, and 
     go test -c -trimpath -ldflags '-s -w' -o "$1/src/$package/run.test" "$package"
     if [ -d "$package/testdata" ]; then cp -r "$package/testdata" "$1/src/$package/"; fi
   done
+  cp -r docs "$1/src/" # a test compares a page with a plan
   mkdir -p "$1/bin" "$1/prebuilt"
   go build -trimpath -ldflags '-s -w' -o "$1/prebuilt/" ./cmd/gantry-runtime ./cmd/toolbox ./oci/testdata/probe ./cmd/gantry-runtime/testdata/subject
   ln -sf /gantry/prebuilt/gantry-runtime "$1/bin/gantry-runtime"
@@ -93,9 +94,9 @@ small_image() { # $work/initrd
   (cd "$root" && find . | cpio --quiet -o -H newc) >"$work/initrd"
 }
 
-copy_programs() { # DIRECTORY: what tests copy into containers cannot be busybox, which goes by its name
+copy_programs() { # DIRECTORY: what tests copy into containers cannot be busybox, which goes by its name; its ps and ip know less
   local program file
-  for program in sh true false sleep readlink cat head tail; do
+  for program in sh true false sleep readlink cat head tail ps ip mke2fs; do
     program=$(type -P $program)
     cp -L "$program" "$1/bin/"
     ldd "$program" | grep -o '/[^ ]*' | while read -r file; do
@@ -103,6 +104,8 @@ copy_programs() { # DIRECTORY: what tests copy into containers cannot be busybox
       cp -Ln "$file" "$1$file"
     done
   done
+  mkdir -p "$1/gantry/bin"
+  ln -s /bin/ip "$1/gantry/bin/" # before busybox's, in /sbin
 }
 
 # Not a microvm: without a second clock its kernel cannot always calibrate the first, and then hangs.
@@ -116,7 +119,7 @@ boot() { # KERNEL OPTIONS, QEMU OPTIONS…
 
 [ "$(uname -m)" = x86_64 ] || { echo "the virtual machine is an x86-64 one" >&2; exit 1; }
 export CGO_ENABLED=0
-need qemu-system-x86 cpio kmod busybox-static
+need qemu-system-x86 cpio kmod busybox-static procps iproute2 e2fsprogs
 mkdir -p "$cache"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

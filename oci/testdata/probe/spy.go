@@ -60,10 +60,13 @@ func look(pid int) (reached []string) {
 			reached = append(reached, "fd "+target)
 		}
 	}
-	// The kernel asks for this what it asks for ptrace(2).
+	// The kernel asks for this what it asks for ptrace(2). Older ones let anybody open it of a process that has ended, and
+	// then there is nothing in it: no byte, and no error either.
 	if f, err := os.OpenFile(proc+"mem", os.O_RDWR, 0); err == nil {
+		if n, err := unix.Pread(int(f.Fd()), make([]byte, 1), 0); n > 0 || err != nil {
+			reached = append(reached, "mem")
+		}
 		_ = f.Close()
-		reached = append(reached, "mem")
 	}
 	return reached
 }
