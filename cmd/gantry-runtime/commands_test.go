@@ -397,10 +397,14 @@ func TestFeatures(t *testing.T) {
 		Linux struct {
 			Seccomp  struct{ Actions, KnownFlags []string }
 			IntelRdt struct{ Enabled, Schemata, Monitoring bool }
+			Cgroup   struct{ V1, V2, Systemd, SystemdUser, Rdma bool }
 		}
 	}
 	if err := json.Unmarshal([]byte(out), &f); err != nil || !f.Linux.IntelRdt.Enabled || !f.Linux.IntelRdt.Schemata || !f.Linux.IntelRdt.Monitoring || len(f.Hooks) != 6 || len(f.Linux.Seccomp.Actions) == 0 || len(f.Linux.Seccomp.KnownFlags) == 0 {
 		t.Errorf("%v: %s", err, out)
+	}
+	if c := f.Linux.Cgroup; !c.V1 || !c.V2 || !c.Systemd || !c.SystemdUser || !c.Rdma {
+		t.Errorf("cgroup: %+v", c)
 	}
 }
 

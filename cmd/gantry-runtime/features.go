@@ -14,7 +14,7 @@ import (
 
 // printFeatures tells what this runtime can; see the specification's features.md.
 func printFeatures(a *app, _ *flag.FlagSet) func(context.Context, []string) error {
-	yes, no := true, false
+	yes := true
 	return func(context.Context, []string) error {
 		known, supported := seccomp.Flags()
 		modes, flags := oci.MemoryPolicies()
@@ -24,7 +24,7 @@ func printFeatures(a *app, _ *flag.FlagSet) func(context.Context, []string) erro
 			MountOptions: oci.MountOptions(),
 			Linux: &features.Linux{
 				Namespaces: []string{"cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"}, Capabilities: oci.Capabilities(),
-				Cgroup: &features.Cgroup{V1: &yes, V2: &yes, Systemd: &yes, SystemdUser: &no, Rdma: &yes},
+				Cgroup: &features.Cgroup{V1: &yes, V2: &yes, Systemd: &yes, SystemdUser: &yes, Rdma: &yes},
 				Seccomp: &features.Seccomp{
 					Enabled: &yes, Actions: seccomp.Actions(), Operators: seccomp.Operators(), Archs: seccomp.Architectures(),
 					KnownFlags: known, SupportedFlags: supported,

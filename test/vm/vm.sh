@@ -112,7 +112,7 @@ copy_programs() { # DIRECTORY: what tests copy into containers cannot be busybox
 boot() { # KERNEL OPTIONS, QEMU OPTIONS…
   local options=$1
   shift
-  timeout --foreground -k 5 "${GANTRY_VM_TIMEOUT:-600}" qemu-system-x86_64 -M q35,accel=tcg -cpu max -m "${GANTRY_VM_MEMORY:-1536}" -smp 2 \
+  timeout --foreground -k 5 "${GANTRY_VM_TIMEOUT:-1800}" qemu-system-x86_64 -M q35,accel=tcg -cpu max -m "${GANTRY_VM_MEMORY:-1536}" -smp 2 \
     -no-reboot -nodefaults -display none -serial stdio -kernel "$cache"/kernel/boot/vmlinuz-* -initrd "$work/initrd" \
     -append "console=ttyS0 ${GANTRY_VM_LOG:-quiet} panic=-1 reboot=t $options" "$@" </dev/null | tee "$work/console"
 }
