@@ -46,7 +46,7 @@ func main() {
 				fmt.Println("error:", err)
 				continue
 			}
-			os.Stdout.Write(text)
+			_, _ = os.Stdout.Write(text)
 		}
 	case "write":
 		if err := os.WriteFile(os.Args[2], []byte(os.Args[3]), 0o644); err != nil {
