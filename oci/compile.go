@@ -216,6 +216,8 @@ func (b *builder) adjustOOM(byParent bool) {
 		return
 	}
 	name := fmt.Sprintf("set oom_score_adj to %d", *adj)
+	b.at("process.oomScoreAdj")
+	defer b.at("")
 	if !byParent {
 		b.writeFile(name, "/proc/self/oom_score_adj", fmt.Sprint(*adj))
 		return

@@ -133,7 +133,7 @@ func (b *builder) bindDevice(d specs.LinuxDevice, kind uint32) error {
 	if !b.dry {
 		num, err := b.cloneTree(d.Path, false)
 		if err != nil {
-			return fmt.Errorf("config.json: linux.devices: %s: %w", d.Path, err)
+			return fmt.Errorf("config.json: linux.devices: a user namespace gets the host's %s: %w", d.Path, err)
 		}
 		fd = b.fd(num, d.Path)
 		if err := b.propagate(num, nil); err != nil { // what is mounted on it must not be so on the host's

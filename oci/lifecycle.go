@@ -65,6 +65,9 @@ func (c *Container) create(ctx context.Context, o CreateOptions) (_ *Process, er
 	o.Spec = withoutOwnUserNamespace(o.Spec)
 	b := &builder{id: c.ID, bundle: o.Bundle, spec: o.Spec, rootless: c.runtime.Rootless}
 	defer b.close()
+	if err := b.checkUsersNamespace(); err != nil {
+		return nil, err
+	}
 	// A first record, so that what a killed create leaves behind can be deleted.
 	rec, err := c.begun(b)
 	if err != nil {

@@ -19,7 +19,7 @@ func (c *Container) lockFile() string { return filepath.Join(c.dir(), "lock") }
 // begin makes a new container's directory and takes its lock.
 func (r *Runtime) begin(id string) (c *Container, unlock func(), err error) {
 	if err := os.MkdirAll(r.Root, 0o711); err != nil {
-		return nil, nil, fmt.Errorf("create container %s: %w", id, err)
+		return nil, nil, fmt.Errorf("create container %s: make the state directory: %w", id, err)
 	}
 	c = &Container{ID: id, runtime: r}
 	unlock, err = c.begin()
@@ -36,7 +36,7 @@ func (r *Runtime) begin(id string) (c *Container, unlock func(), err error) {
 func (c *Container) begin() (unlock func(), err error) {
 	for {
 		if err := os.Mkdir(c.dir(), 0o711); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("make the state directory: %w", err)
 		}
 		f, err := os.OpenFile(c.lockFile(), os.O_CREATE|os.O_RDWR, 0o600)
 		if errors.Is(err, os.ErrNotExist) {

@@ -126,7 +126,13 @@ func (h *mountHolder) cloneTree(path string, flags uint) (num int, err error) {
 		num, err = unix.PidfdGetfd(int(child.Pidfd.Fd()), child.Passed, 0)
 		return err
 	}})
-	return num, runHelper(p)
+	var failed *spawn.StepError
+	if err := runHelper(p); errors.As(err, &failed) {
+		return -1, failed.Err // the caller names the path
+	} else if err != nil {
+		return -1, err
+	}
+	return num, nil
 }
 
 // setAttributes is the function of the same name, inside.

@@ -267,10 +267,13 @@ func (b *builder) mapIDs() error {
 	if len(uids) == 0 || len(gids) == 0 {
 		return errors.New("config.json: a new user namespace needs linux.uidMappings and linux.gidMappings")
 	}
-	b.at("linux.uidMappings and linux.gidMappings")
+	if err := errors.Join(checkIDMaps("linux.uidMappings", uids), checkIDMaps("linux.gidMappings", gids)); err != nil {
+		return err
+	}
 	b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: "write the id maps", Sync: func(child *spawn.Process) error {
 		return writeMaps(child.Pid, uids, gids)
 	}})
+	b.at("linux.uidMappings and linux.gidMappings")
 	b.becomeRoot()
 	b.at("")
 	return nil

@@ -179,7 +179,7 @@ func TestNamespacesRefused(t *testing.T) {
 			l.Namespaces = append(l.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
 		}},
 		{"maps without", "without a user namespace", func(l *specs.Linux) { l.UIDMappings = oneMap }},
-		{"overlapping maps", "write the id maps: ", func(l *specs.Linux) {
+		{"overlapping maps", "linux.uidMappings[0] and [1] overlap", func(l *specs.Linux) {
 			l.Namespaces = append(l.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
 			l.UIDMappings, l.GIDMappings = append(oneMap, oneMap...), oneMap
 		}},

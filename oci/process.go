@@ -18,10 +18,15 @@ import (
 // identity makes the process who it shall be: limits, user, capabilities, directory. The order is the kernel's: what
 // needs a privilege comes before it goes.
 func (b *builder) identity(p *specs.Process) error {
+	if err := b.checkMapped(p.User); err != nil {
+		return err
+	}
 	b.takeLabels()
+	b.at("process.rlimits")
 	if err := b.rlimits(p.Rlimits); err != nil {
 		return err
 	}
+	b.at("")
 	if err := b.scheduling(p); err != nil {
 		return err
 	}

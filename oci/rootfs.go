@@ -188,8 +188,10 @@ func (b *builder) mountRoot(list []Mount) (spawn.FD, error) {
 	}
 	var num int
 	var err error
+	field := ""
 	switch {
 	case len(list) == 0:
+		field = "config.json: root.path: "
 		num, err = b.cloneTree(b.rootPath(), true)
 	case len(list) == 1 && list[0].Type == "overlay":
 		if num, err = mountOverlay(list[0].Options); errors.Is(err, unix.EINVAL) && !appendsLayers() {
@@ -201,7 +203,7 @@ func (b *builder) mountRoot(list []Mount) (spawn.FD, error) {
 		err = fmt.Errorf("%d mounts of type %q: want one overlay or bind", len(list), list[0].Type)
 	}
 	if err != nil {
-		return spawn.FD{}, fmt.Errorf("mount the root file system: %w", err)
+		return spawn.FD{}, fmt.Errorf("%smount the root file system: %w", field, err)
 	}
 	fd := b.fd(num, "rootfs")
 	var options mountOptions
@@ -215,7 +217,7 @@ func (b *builder) mountRoot(list []Mount) (spawn.FD, error) {
 		options.propagation = append(options.propagation, unix.MS_PRIVATE)
 	}
 	if err := b.bindAttributes(num, m, options); err != nil {
-		return spawn.FD{}, fmt.Errorf("mount the root file system: %w", err)
+		return spawn.FD{}, fmt.Errorf("%smount the root file system: %w", field, err)
 	}
 	if len(list) == 1 && hasOption(list[0].Options, "ro") {
 		if err := b.setAttributes(num, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, false); err != nil {

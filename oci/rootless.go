@@ -35,11 +35,17 @@ func (rec *record) group() (*cgroup.Group, error) {
 // makePermitted makes the cgroup of a container whose creator is no root. Without a path in the configuration it is as
 // much of one as is permitted, perhaps none.
 func (b *builder) makePermitted(rec *record, limits *specs.LinuxResources) (group *cgroup.Group, err error) {
-	if b.spec.Linux.CgroupsPath != "" {
-		return cgroup.CreateDelegated(rec.Cgroup, limits)
+	if path := b.spec.Linux.CgroupsPath; path != "" {
+		if group, err = cgroup.CreateDelegated(rec.Cgroup, limits); errors.Is(err, os.ErrPermission) {
+			err = fmt.Errorf("config.json: linux.cgroupsPath %q is not delegated to this user, or linux.resources takes more than is: %w", path, err)
+		}
+		return group, err
 	}
 	if group, err = cgroup.CreatePermitted(rec.Cgroup, limits); group == nil {
 		rec.Cgroup = ""
+	}
+	if err != nil {
+		err = fmt.Errorf("config.json: linux.resources: %w", err)
 	}
 	return group, err
 }
@@ -100,10 +106,16 @@ func (b *builder) enterPIDs(first spawn.FD) {
 func writeMaps(pid int, uids, gids []specs.LinuxIDMapping) error {
 	dir := fmt.Sprintf("/proc/%d/", pid)
 	if os.Geteuid() == 0 {
-		return errors.Join(writeMap(dir+"uid_map", uids), writeMap(dir+"gid_map", gids))
+		if err := writeMap(dir+"uid_map", uids); err != nil {
+			return fmt.Errorf("config.json: linux.uidMappings: %w", err)
+		}
+		if err := writeMap(dir+"gid_map", gids); err != nil {
+			return fmt.Errorf("config.json: linux.gidMappings: %w", err)
+		}
+		return nil
 	}
 	if err := writeUserMap(pid, "newuidmap", dir+"uid_map", uids, os.Geteuid()); err != nil {
-		return fmt.Errorf("linux.uidMappings: %w", err)
+		return fmt.Errorf("config.json: linux.uidMappings: %w", err)
 	}
 	if mapsOnly(gids, os.Getegid()) { // else who gives up a group could gain what is denied to it; see user_namespaces(7)
 		if err := os.WriteFile(dir+"setgroups", []byte("deny"), 0); err != nil {
@@ -111,7 +123,7 @@ func writeMaps(pid int, uids, gids []specs.LinuxIDMapping) error {
 		}
 	}
 	if err := writeUserMap(pid, "newgidmap", dir+"gid_map", gids, os.Getegid()); err != nil {
-		return fmt.Errorf("linux.gidMappings: %w", err)
+		return fmt.Errorf("config.json: linux.gidMappings: %w", err)
 	}
 	return nil
 }
@@ -142,6 +154,9 @@ func writeUserMap(pid int, helper, file string, list []specs.LinuxIDMapping, own
 // idHelpers is where distributions have newuidmap and newgidmap. The environment of a user is not asked.
 var idHelpers = []string{"/usr/bin/", "/bin/", "/usr/local/bin/", "/usr/sbin/"}
 
+// granted are the files below /etc that the helpers obey.
+var granted = map[string]string{"newuidmap": "subuid", "newgidmap": "subgid"}
+
 // runIDHelper runs newuidmap or newgidmap, which may write what subuid(5) and subgid(5) grant, and reports its words.
 func runIDHelper(args []string) error {
 	program := ""
@@ -170,7 +185,7 @@ func runIDHelper(args []string) error {
 	case err != nil || readErr != nil:
 		return errors.Join(err, readErr)
 	case !state.Success():
-		return fmt.Errorf("%s: %s: %s (the ids that a user may map are in /etc/subuid and /etc/subgid)", strings.Join(args, " "), state, bytes.TrimSpace(text))
+		return fmt.Errorf("%s: %s: %s (a user may map the own id, and what root grants in /etc/%s)", strings.Join(args, " "), state, bytes.TrimSpace(text), granted[args[0]])
 	}
 	return nil
 }

@@ -18,12 +18,15 @@ import (
 
 // scheduling adds what decides when and where the process runs: scheduler, I/O priority, personality, NUMA memory.
 func (b *builder) scheduling(p *specs.Process) error {
+	b.at("process.scheduler")
 	if err := b.scheduler(p.Scheduler); err != nil {
 		return err
 	}
+	b.at("process.ioPriority")
 	if err := b.ioPriority(p.IOPriority); err != nil {
 		return err
 	}
+	b.at("")
 	if err := b.personality(b.spec.Linux.Personality); err != nil {
 		return err
 	}
