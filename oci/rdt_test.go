@@ -191,6 +191,13 @@ func TestRDTClassOfItsOwn(t *testing.T) {
 	r := useResctrl(t)
 	before := r.all(t)
 	seen := filepath.Join(t.TempDir(), "tasks")
+	var order []string
+	resctrl.write = func(path, line string) error {
+		if name, _ := filepath.Rel(r.dir, path); filepath.Base(name) == "tasks" {
+			order = append(order, name)
+		}
+		return writeLine(path, line)
+	}
 	b := withRDT(t, specs.LinuxIntelRdt{
 		L3CacheSchema: "L3:0=f;1=f", MemBwSchema: "MB:0=20", Schemata: []string{"MB:0=30", "L2:0=3"}, EnableMonitoring: true,
 	})
@@ -209,6 +216,9 @@ func TestRDTClassOfItsOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	both := first + strconv.Itoa(x.Pid) + "\n"
+	if want := []string{"probe/tasks", "probe/mon_groups/probe/tasks"}; !slices.Equal(order, append(want, want...)) {
+		t.Errorf("written to, in this order: %q, want twice %q: a monitoring group takes only who is in its class", order, want)
+	}
 	for _, group := range []string{"probe", "probe/mon_groups/probe"} {
 		if got := r.tasks(t, group); got != both {
 			t.Errorf("in %s: %q, want %q", group, got, both)
