@@ -5,6 +5,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	_ "unsafe" // for go:linkname
 
 	"golang.org/x/sys/unix"
@@ -15,14 +16,20 @@ import (
 //go:linkname iscgo runtime.iscgo
 var iscgo bool
 
-// lean keeps this process's memory from being copied to children, who use nothing of it: to copy the page tables of a few
-// megabytes, and then to fault on each page that either side touches, takes longer than all else that a child is made by.
+// KeepMemory is for a program that starts many processes, to be called first in main: children of Start get no copy of
+// this process's memory from then on, of which they use nothing. To copy the page tables of a few megabytes, and then to
+// fault on each page that either side touches, takes longer than all else that a child is made by.
+//
+// Nothing else in the program may fork then: package os/exec does, for a child in a new user namespace (CLONE_NEWUSER in
+// SysProcAttr), and the child would die of SIGSEGV. Its other children share memory until they execute, which is fine.
+// With a C library nothing is kept: it has told the kernel of memory that every thread, the child too, must have; see rseq(2).
+func KeepMemory() { lean.wanted.Store(!iscgo) }
+
 var lean keeper
 
-// keeper marks memory with MADV_DONTFORK; see madvise(2). What it has not seen yet is copied, which is only slower. Other
-// ways to make a process are none the worse for it: package os/exec's children share memory until they execute. With a C
-// library nothing is marked: it has told the kernel of memory that every thread, the child too, must have; see rseq(2).
+// keeper marks memory with MADV_DONTFORK; see madvise(2). What it has not seen yet is copied, which is only slower.
 type keeper struct {
+	wanted atomic.Bool
 	arenas sync.RWMutex // read: an arena is there that a child is to get; write: memory is being marked
 	mu     sync.Mutex   // guards starts
 	starts int
@@ -33,12 +40,14 @@ const every = 64
 
 // enter is called before an arena is made, leave when the child has its copy.
 func (k *keeper) enter() {
-	k.mu.Lock()
-	due := k.starts%every == 0 && !iscgo
-	k.starts++
-	k.mu.Unlock()
-	if due {
-		k.mark()
+	if k.wanted.Load() {
+		k.mu.Lock()
+		due := k.starts%every == 0
+		k.starts++
+		k.mu.Unlock()
+		if due {
+			k.mark()
+		}
 	}
 	k.arenas.RLock()
 }

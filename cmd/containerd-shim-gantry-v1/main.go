@@ -80,6 +80,7 @@ func serve(config shim.Config, readyFD int) error {
 	if err := spawn.SealSelf(); err != nil {
 		return err
 	}
+	spawn.KeepMemory()
 	runtime.GOMAXPROCS(min(4, runtime.NumCPU()))
 	debug.SetGCPercent(200)
 	shim.IgnoreSignals()

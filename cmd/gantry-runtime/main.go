@@ -148,6 +148,7 @@ func (a *app) dispatch(ctx context.Context, name string, args []string) error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		if c.spawns {
+			spawn.KeepMemory()
 			go spawn.CanSeal() // it keeps what it has found out: sealed asks when the configuration has been read
 		}
 		return f(ctx, left)

@@ -16,9 +16,12 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"gantry/spawn"
 )
 
 func main() {
+	spawn.KeepMemory() // as programs that make containers do
 	log.SetFlags(0)
 	if len(os.Args) < 2 {
 		log.Fatal("bench compare|spawn|oci …")
