@@ -37,6 +37,8 @@ func (b *builder) mounts() error {
 			err = b.bindInOrder(i, m, o)
 		case m.Type == "cgroup" || m.Type == "cgroup2":
 			err = b.cgroupMount(m, o)
+		case m.Type == "overlay":
+			err = b.overlay(m, o)
 		default:
 			err = b.fileSystem(m, o)
 		}

@@ -37,7 +37,7 @@ func (rec *record) group() (*cgroup.Group, error) {
 func (b *builder) makePermitted(rec *record, limits *specs.LinuxResources) (group *cgroup.Group, err error) {
 	if path := b.spec.Linux.CgroupsPath; path != "" {
 		if group, err = cgroup.CreateDelegated(rec.Cgroup, limits); errors.Is(err, os.ErrPermission) {
-			err = fmt.Errorf("config.json: linux.cgroupsPath %q is not delegated to this user, or linux.resources takes more than is: %w", path, err)
+			err = fmt.Errorf("config.json: linux.cgroupsPath %q: unable to apply cgroup configuration, it is not delegated to this user, or linux.resources takes more than is: %w", path, err)
 		}
 		return group, err
 	}
