@@ -194,10 +194,13 @@ func (p *peer) daemon(ready []string, program string, args ...string) {
 	p.t.Fatalf("%s does not answer", program)
 }
 
+// patience is how long a client may take: under software emulation, beside other work, a minute is too short.
+const patience = 5 * time.Minute
+
 // do runs the peer's client: exit code, and both outputs together.
 func (p *peer) do(args ...string) (int, string) {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, p.command[0], append(p.command[1:len(p.command):len(p.command)], args...)...)
 	var out bytes.Buffer

@@ -4,7 +4,7 @@
 #
 #   vm.sh [COMMAND]            busybox and the test binaries in an initial RAM file system
 #   vm.sh --systemd [COMMAND]  Debian with a systemd that manages the machine, runc, crun and criu
-#   vm.sh --peers [COMMAND]    the same, and docker, containerd and podman; their checkpoints instead of the runtime's tests
+#   vm.sh --peers [COMMAND]    the same, and docker, containerd and podman; their tests instead of the runtime's: checkpoints, systemd's cgroups
 #
 # GANTRY_VM_FILES is a directory that the machine with Debian has as /gantry/files. GANTRY_VM_MEMORY (MiB) and GANTRY_VM_TIMEOUT (seconds) bound the machine; GANTRY_VM_V1=1 mounts cgroup v1 instead
 # of v2, GANTRY_VM_V1=hybrid in the machine with Debian v1 and a v2 tree without controllers. Kernel and Debian are kept in the user's cache directory.
