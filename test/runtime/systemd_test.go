@@ -29,6 +29,13 @@ func (p *peer) unit(unit string, ctl ...string) string {
 	return string(out)
 }
 
+// started starts a container, and returns its id: behind podman's warnings.
+func (p *peer) started(args ...string) string {
+	p.t.Helper()
+	lines := strings.Split(strings.TrimSpace(p.want(0, "", args...)), "\n")
+	return lines[len(lines)-1]
+}
+
 // inUnit has a container with limits go through its life in a scope, which ends with it. start returns its id.
 func (p *peer) inUnit(prefix, slice string, start func(args ...string) string, ctl ...string) {
 	p.t.Helper()
@@ -68,7 +75,7 @@ func testDockerSystemd(t *testing.T, runtime string) {
 	p := startDocker(t, runtime, "--bridge", "none", "--iptables=false", "--exec-opt", "native.cgroupdriver=systemd")
 	p.want(0, "systemd", "info", "--format", "{{.CgroupDriver}}")
 	p.inUnit("docker", "/system.slice", func(args ...string) string {
-		return strings.TrimSpace(p.want(0, "", append(append([]string{"run"}, args...), "box", "sleep", "1000")...))
+		return p.started(append(append([]string{"run"}, args...), "box", "sleep", "1000")...)
 	}, "systemctl")
 	p.want(7, "", "run", "--rm", "--cgroup-parent", p.id+".slice", "box", "sh", "-c", "exit 7")
 }
@@ -90,7 +97,7 @@ func (p *peer) podmanInUnit(slice string, ctl ...string) {
 	}
 	p.inUnit("libpod", slice, func(args ...string) string {
 		args = append(append([]string{"run", "--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"}, args...), "--rootfs", root, "sleep", "1000")
-		return strings.TrimSpace(p.want(0, "", args...))
+		return p.started(args...)
 	}, ctl...)
 }
 

@@ -138,7 +138,7 @@ systemd)
   # systemd mounts the hierarchies, and reads this from the kernel's command line.
   if [ -n "${GANTRY_VM_V1:-}" ]; then options+=" systemd.unified_cgroup_hierarchy=0"; fi
   if [ "${GANTRY_VM_V1:-}" = 1 ]; then options+=" systemd.legacy_systemd_cgroup_controller=1"; fi
-  boot "root=/dev/vda ro systemd.show_status=0 $options" -drive "if=none,id=root,format=raw,snapshot=on,file=$debian_disk" \
+  boot "root=/dev/vda ro systemd.show_status=0 ${peers:+apparmor=0} $options" -drive "if=none,id=root,format=raw,snapshot=on,file=$debian_disk" \
     -device virtio-blk-pci,drive=root
   ;;
 esac
