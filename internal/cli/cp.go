@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/docker/go-units"
-	"github.com/moby/go-archive"
 	"github.com/spf13/cobra"
 
 	"gantry/internal/client"
@@ -78,7 +77,7 @@ func (a *app) copyFrom(ctx context.Context, api *client.Client, name, src, dst s
 	if o.follow {
 		stat, err := api.ContainerStatPath(ctx, name, src)
 		if err == nil && stat.Mode&fs.ModeSymlink != 0 {
-			src, rebase = archive.GetRebaseName(src, linkTarget(src, stat.LinkTarget))
+			src, rebase = followed(src, linkTarget(src, stat.LinkTarget))
 		}
 	}
 	files, stat, err := api.CopyFromContainer(ctx, name, src)
@@ -91,66 +90,70 @@ func (a *app) copyFrom(ctx context.Context, api *client.Client, name, src, dst s
 		_, err := io.Copy(a.out, counted)
 		return counted.n, err
 	}
-	local, err := filepath.Abs(dst)
+	local, err := localPath(dst)
 	if err != nil {
 		return 0, err
 	}
-	info := archive.CopyInfo{Path: src, Exists: true, IsDir: stat.Mode.IsDir(), RebaseName: rebase}
-	var content io.Reader = counted
-	if rebase != "" {
-		_, base := archive.SplitPathDirEntry(src)
-		renamed := archive.RebaseArchiveEntries(counted, base, rebase)
-		defer func() { _ = renamed.Close() }()
-		content = renamed
+	to, err := localDestination(local)
+	if err != nil {
+		return 0, err
 	}
-	err = archive.CopyTo(content, info, archive.PreserveTrailingDotOrSeparator(local, dst))
+	from := copyPath{path: src, exists: true, isDir: stat.Mode.IsDir(), rename: rebase}
+	dir, rename, err := place(from, to)
+	if err != nil {
+		return 0, err
+	}
+	if rebase != "" {
+		_, base := splitCopyPath(src)
+		own, placed := renamer(base, rebase), rename
+		rename = func(name string) string { return placed(own(name)) }
+	}
+	err = extract(counted, dir, rename)
 	return counted.n, err
 }
 
 // copyTo copies into a container, from a tar archive on standard input if src is "-". It returns the bytes of the archive.
 func (a *app) copyTo(ctx context.Context, api *client.Client, src, name, dst string, o copyOptions) (int64, error) {
 	info := destination(ctx, api, name, dst)
-	request := client.CopyOptions{Path: info.Path, CopyUIDGID: o.archive}
+	request := client.CopyOptions{Path: info.path, CopyUIDGID: o.archive}
 	counted := &counter{Reader: a.in}
 	if src == "-" {
-		if info.Exists && !info.IsDir {
+		if info.exists && !info.isDir {
 			return 0, fmt.Errorf("destination %q must be a directory", name+":"+dst)
 		}
 	} else {
-		local, err := filepath.Abs(src)
+		local, err := localPath(src)
 		if err != nil {
 			return 0, err
 		}
-		from, err := archive.CopyInfoSourcePath(archive.PreserveTrailingDotOrSeparator(local, src), o.follow)
+		from, err := localSource(local, o.follow)
 		if err != nil {
 			return 0, err
 		}
-		files, err := archive.TarResource(from)
+		dir, rename, err := place(from, info)
 		if err != nil {
 			return 0, err
 		}
+		files, w := io.Pipe()
 		defer func() { _ = files.Close() }()
-		dir, prepared, err := archive.PrepareArchiveCopy(files, from, info)
-		if err != nil {
-			return 0, err
-		}
-		defer func() { _ = prepared.Close() }()
-		request.Path, counted.Reader = dir, prepared
+		leftOut := func(path string) { a.warnf("left out %s: a socket\n", path) }
+		go func() { _ = w.CloseWithError(pack(w, from, rename, leftOut)) }()
+		request.Path, counted.Reader = dir, files
 	}
 	err := api.CopyToContainer(ctx, name, counted, request)
 	return counted.n, err
 }
 
 // destination is what is known of a path in a container; a link is followed. What cannot be found may be there to be made.
-func destination(ctx context.Context, api *client.Client, name, dst string) archive.CopyInfo {
-	info := archive.CopyInfo{Path: dst}
+func destination(ctx context.Context, api *client.Client, name, dst string) copyPath {
+	info := copyPath{path: dst}
 	stat, err := api.ContainerStatPath(ctx, name, dst)
 	if err == nil && stat.Mode&fs.ModeSymlink != 0 {
-		info.Path = linkTarget(dst, stat.LinkTarget)
-		stat, err = api.ContainerStatPath(ctx, name, info.Path)
+		info.path = linkTarget(dst, stat.LinkTarget)
+		stat, err = api.ContainerStatPath(ctx, name, info.path)
 	}
 	if err == nil {
-		info.Exists, info.IsDir = true, stat.Mode.IsDir()
+		info.exists, info.isDir = true, stat.Mode.IsDir()
 	}
 	return info
 }
