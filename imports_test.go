@@ -19,7 +19,8 @@ var forbidden = map[string][]string{
 	"gantry/internal/network":   {"gantry/internal/engine", "gantry/internal/api", "gantry/internal/shim", "gantry/internal/image"},
 	"gantry/internal/engine":    {"gantry/internal/api", "gantry/internal/cli", "net/http/httptest", "github.com/containerd/containerd/v2/client"},
 	"gantry/cmd/gantry-runtime": {"google.golang.org/grpc", "gantry/internal/engine", "net/http"},
-	"gantry/internal/cli":       {"gantry/internal/engine", "gantry/internal/image", "gantry/oci", "github.com/containerd/containerd/v2"},
+	"gantry/internal/cli":       {"gantry/internal/engine", "gantry/internal/image", "gantry/oci", "github.com/containerd/containerd/v2", "github.com/moby/go-archive", "github.com/klauspost/compress"},
+	"gantry/cmd/gantry":         {"github.com/moby/go-archive", "github.com/klauspost/compress"},
 }
 
 type listed struct {

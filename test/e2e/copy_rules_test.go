@@ -9,7 +9,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
+
+// then is the time of some of the sources.
+var then = time.Unix(100_000_000, 0)
 
 // sources makes the tree that the rules are tried with.
 func sources(t *testing.T, dir string) {
@@ -22,7 +26,8 @@ func sources(t *testing.T, dir string) {
 	if err := errors.Join(os.Link(dir+"/s/tree/first", dir+"/s/tree/second"), os.Symlink("sub", dir+"/s/tree/within"), os.Symlink("/nowhere", dir+"/s/tree/broken"),
 		os.Symlink("tree", dir+"/s/dirlink"), os.Symlink("plain", dir+"/s/filelink"), os.Symlink("full", dir+"/d/todir"), os.Symlink("old", dir+"/d/tofile"),
 		os.Symlink("fresh", dir+"/d/tonone"), os.WriteFile(dir+"/d/full/sub", nil, 0o600), syscall.Mkfifo(dir+"/s/tree/pipe", 0o600), os.Chmod(dir+"/s/plain", fs.ModeSetuid|0o751),
-		os.Chown(dir+"/s/plain", 7, 8), os.Mkdir(dir+"/s/tree/closed", 0o500), os.Chmod(dir+"/s/tree/closed", fs.ModeSticky|0o500)); err != nil {
+		os.Chown(dir+"/s/plain", 7, 8), os.Mkdir(dir+"/s/tree/closed", 0o500), os.Chmod(dir+"/s/tree/closed", fs.ModeSticky|0o500),
+		os.Chtimes(dir+"/s/plain", then, then), os.Chtimes(dir+"/s/tree/closed", then, then), os.Chtimes(dir+"/s/tree/sub/file", then, then)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -42,6 +47,9 @@ func listing(t *testing.T, dir string) string {
 		}
 		stat := info.Sys().(*syscall.Stat_t)
 		fmt.Fprintf(&b, "%s %v %d:%d", strings.TrimPrefix(path, dir), info.Mode(), stat.Uid, stat.Gid)
+		if info.ModTime().Year() < 2000 { // one that sources has set
+			fmt.Fprintf(&b, " %v", info.ModTime())
+		}
 		switch {
 		case info.Mode().IsRegular():
 			if first[stat.Ino] == "" {
@@ -74,9 +82,9 @@ func TestCopyRules(t *testing.T) {
 		defer command("gantry", shared, "rm", "-f", "rules-"+client)
 	}
 	failed, copied := 0, 0
-	for _, flags := range [][]string{nil, {"-L"}, {"-a"}} {
-		for _, src := range []string{"tree", "tree/", "tree/.", "plain", "plain/", "dirlink", "dirlink/", "dirlink/.", "filelink", "none", "tree/within", "tree/within/", "tree/broken"} {
-			for _, dst := range []string{"", ".", "old", "old/", "new", "new/", "new/.", "full", "full/", "todir", "todir/", "tofile", "tonone", "none/new"} {
+	for _, flags := range [][]string{{"-a"}, {"-L"}} {
+		for _, src := range []string{"tree", "tree/.", "plain", "plain/", "dirlink", "dirlink/", "filelink", "tree/within/", "tree/broken"} {
+			for _, dst := range []string{"", "old", "new", "new/", "full/", "todir", "tofile", "tonone", "none/new"} {
 				for _, out := range []bool{false, true} {
 					trees, codes := map[string]string{}, map[string]result{}
 					for _, client := range copiers {
@@ -95,7 +103,7 @@ func TestCopyRules(t *testing.T) {
 			}
 		}
 	}
-	if copied < 100 || failed < 100 {
+	if copied < 100 || failed < 50 {
 		t.Errorf("%d copies, %d failures", copied, failed)
 	}
 }
