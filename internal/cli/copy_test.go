@@ -194,8 +194,15 @@ func TestPackAndExtract(t *testing.T) {
 
 func TestRenamer(t *testing.T) {
 	for _, c := range []struct{ from, to, name, want string }{
-		{"a", "b", "a/a", "b/a"}, {"a", "b", "a/", "b/"}, {"a", "b", "ab", "ab"}, {".", "b", "./x", "b/x"}, {".", "b", "./", "b/"},
-		{"/", "b", "/x", "b/x"}, {"/", "b", "x", "b/x"}, {"/", "/", "/x", "x"}, {".", "b", ".x", ".x"},
+		{"a", "b", "a/a", "b/a"},
+		{"a", "b", "a/", "b/"},
+		{"a", "b", "ab", "ab"},
+		{".", "b", "./x", "b/x"},
+		{".", "b", "./", "b/"},
+		{"/", "b", "/x", "b/x"},
+		{"/", "b", "x", "b/x"},
+		{"/", "/", "/x", "x"},
+		{".", "b", ".x", ".x"},
 	} {
 		if got := renamer(c.from, c.to)(c.name); got != c.want {
 			t.Errorf("%s to %s: %s is %s, want %s", c.from, c.to, c.name, got, c.want)
@@ -210,9 +217,14 @@ func TestPlace(t *testing.T) {
 		dir, name string
 		err       error
 	}{
-		{file, dir, "/s/d", "f", nil}, {dir, dir, "/s/d", "d", nil}, {dir, file, "", "", errCannotCopy}, {file, file, "/s", "f", nil},
-		{file, copyPath{path: "/x/new"}, "/x", "new", nil}, {dir, copyPath{path: "/x/new/"}, "/x", "new", nil},
-		{file, copyPath{path: "/x/new/"}, "", "", errNoDirectory}, {file, copyPath{path: "/x/new/."}, "", "", errNoDirectory},
+		{file, dir, "/s/d", "f", nil},
+		{dir, dir, "/s/d", "d", nil},
+		{dir, file, "", "", errCannotCopy},
+		{file, file, "/s", "f", nil},
+		{file, copyPath{path: "/x/new"}, "/x", "new", nil},
+		{dir, copyPath{path: "/x/new/"}, "/x", "new", nil},
+		{file, copyPath{path: "/x/new/"}, "", "", errNoDirectory},
+		{file, copyPath{path: "/x/new/."}, "", "", errNoDirectory},
 		{copyPath{path: "/s/f", rename: "l"}, copyPath{path: "/x/new"}, "/x", "new", nil},
 	} {
 		where, rename, err := place(c.src, c.dst)
