@@ -87,7 +87,7 @@ func TestExtractHarmless(t *testing.T) {
 		"times of a link":         {{Typeflag: tar.TypeSymlink, Name: "l", Linkname: "../secret", ModTime: time.Unix(5, 0)}},
 		"the destination itself":  {{Typeflag: tar.TypeDir, Name: "./", Mode: 0o777}},
 		"time before the epoch":   {{Typeflag: tar.TypeReg, Name: "x", ModTime: time.Unix(-5, 0), Format: tar.FormatPAX}},
-		"closed directory, twice": {{Typeflag: tar.TypeDir, Name: "d", Mode: 0o500}, {Typeflag: tar.TypeReg, Name: "d/x", Linkname: "x"}, {Typeflag: tar.TypeDir, Name: "d", Mode: 0o500}},
+		"closed directory, twice": {{Typeflag: tar.TypeDir, Name: "d", Mode: 0o500}, {Typeflag: tar.TypeReg, Name: "d/x", Linkname: "x"}, {Typeflag: tar.TypeDir, Name: "d", Mode: 0o700}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			outside, dst := newOutside(t)
