@@ -184,10 +184,7 @@ func (c *Container) status(rec *record) specs.ContainerState {
 		return specs.StateStopped
 	}
 	defer pidfd.Close()
-	// Readable when all threads have ended. The state in /proc is the first thread's, which is Z as soon as that one has
-	// ended, and while another thread calls execve.
-	ended := []unix.PollFd{{Fd: int32(pidfd.Fd()), Events: unix.POLLIN}}
-	if n, err := unix.Poll(ended, 0); err == nil && n > 0 {
+	if hasEnded(pidfd) {
 		return specs.StateStopped
 	}
 	if unix.Access(c.fifo(), unix.F_OK) == nil {
@@ -199,6 +196,14 @@ func (c *Container) status(rec *record) specs.ContainerState {
 		}
 	}
 	return specs.StateRunning
+}
+
+// hasEnded tells whether a pidfd is readable: when all threads have ended. The state in /proc is the first thread's, which
+// is Z as soon as that one has ended, and while another thread calls execve.
+func hasEnded(pidfd *os.File) bool {
+	poll := []unix.PollFd{{Fd: int32(pidfd.Fd()), Events: unix.POLLIN}}
+	n, err := unix.Poll(poll, 0)
+	return err == nil && n > 0
 }
 
 // StatePaused is the status of a frozen container; the specification leaves the name to the runtimes.
