@@ -23,6 +23,7 @@ func TestOOMEvents(t *testing.T) {
 			s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit, Swap: &limit}}
 		})
 		u.want(0, "run", "-d", "-b", dir, id)
+		settle(u, id)
 		cmd := exec.Command(u.program, "--root", u.root, "events", "--interval", "1h", id)
 		out, err := cmd.StdoutPipe()
 		if err != nil {
