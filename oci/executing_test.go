@@ -45,7 +45,7 @@ func TestExecutingIsRunning(t *testing.T) {
 		case <-time.After(time.Second):
 			t.Errorf("look %d: %v, but it has not ended", looks, err)
 			_ = cmd.Process.Kill()
-			<-ended
+			_ = <-ended
 			return
 		}
 	}
