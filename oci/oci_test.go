@@ -322,9 +322,27 @@ func TestLinksDoNotLeadOut(t *testing.T) {
 	if err := os.Symlink(outside, filepath.Join(b.dir, "rootfs/trap")); err != nil {
 		t.Fatal(err)
 	}
-	b.spec.Mounts = append(b.spec.Mounts, specs.Mount{Destination: "/made/by/us", Type: "tmpfs", Source: "tmpfs"})
+	for path, link := range map[string]string{"etc/hosts": "/hosts", "etc/resolv.conf": "/new/resolv.conf", "etc/mtab": "/mtab"} {
+		writeTree(t, b.dir+"/rootfs", map[string]string{path: "->" + outside + link})
+	}
+	source := t.TempDir()
+	writeTree(t, source, map[string]string{"added": "by the engine"})
+	for _, file := range []string{"/etc/hosts", "/etc/resolv.conf", "/etc/mtab", "/trap/secret"} {
+		b.spec.Mounts = append(b.spec.Mounts, specs.Mount{Destination: file, Type: "bind", Source: source + "/added", Options: []string{"bind"}})
+	}
+	b.spec.Mounts = append(b.spec.Mounts,
+		specs.Mount{Destination: "/made/by/us", Type: "tmpfs", Source: "tmpfs"},
+		specs.Mount{Destination: "/trap/made/by/us", Type: "tmpfs", Source: "tmpfs"},
+		specs.Mount{Destination: "/trap/bound", Type: "bind", Source: source, Options: []string{"bind"}})
 	if text, _ := b.output(t); !strings.Contains(text, "no such file") {
 		t.Errorf("the host was read: %q", text)
+	}
+	if entries, err := os.ReadDir(outside); err != nil || len(entries) != 1 || readFile(t, outside+"/file") != "host" {
+		t.Errorf("made outside: %v (%v)", entries, err)
+	}
+	b.spec.Process.Args = []string{"probe", "cat", "/etc/hosts", "/etc/resolv.conf", "/etc/mtab", "/trap/secret", "/trap/bound/added"}
+	if text, _ := b.output(t); text != strings.Repeat("by the engine", 5) {
+		t.Errorf("what was added is not there: %q", text)
 	}
 	if err := os.RemoveAll(filepath.Join(b.dir, "work/work")); err != nil {
 		t.Fatal(err)
