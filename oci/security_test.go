@@ -154,7 +154,11 @@ func TestTooMuchToExecute(t *testing.T) {
 	}
 	b := newBundle(t, "exit", "0")
 	b.spec.Hostname = large
-	if _, _, err := b.lib.Create(t.Context(), "large", CreateOptions{Bundle: b.dir, Spec: b.spec, Rootfs: b.overlay()}); err == nil || !strings.Contains(err.Error(), "set hostname") {
+	c, p, err := b.lib.Create(t.Context(), "large", CreateOptions{Bundle: b.dir, Spec: b.spec, Rootfs: b.overlay()})
+	if err == nil {
+		b.end(t, c, p)
+	}
+	if err == nil || !strings.Contains(err.Error(), "set hostname") {
 		t.Errorf("a long host name: %.200v", err)
 	}
 }
