@@ -66,7 +66,7 @@ func (s *server) archivePut(w *response, r *http.Request) error {
 	}
 	q := r.URL.Query()
 	o := engine.ExtractOptions{KeepKinds: boolean(q, "noOverwriteDirNonDir"), ToUser: boolean(q, "copyUIDGID")}
-	if err := s.backend.ExtractArchive(r.Context(), r.PathValue("id"), name, r.Body, o); err != nil {
+	if err := s.backend.ExtractArchive(r.Context(), r.PathValue("id"), name, requestBody{r.Body}, o); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusOK)

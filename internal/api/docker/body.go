@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"unicode/utf8"
 )
 
 const (
@@ -24,7 +25,7 @@ func readJSON(w *response, r *http.Request, into any) error {
 			return badRequest("unsupported Content-Type header (%s): must be 'application/json'", ct)
 		}
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w.ResponseWriter, r.Body, maxBody))
+	body, err := io.ReadAll(http.MaxBytesReader(w.ResponseWriter, requestBody{r.Body}, maxBody))
 	if err != nil {
 		return fmt.Errorf("read request body: %w", err)
 	}
@@ -32,6 +33,17 @@ func readJSON(w *response, r *http.Request, into any) error {
 		return badRequest("invalid JSON: got EOF while reading request body")
 	}
 	return unmarshal(body, into)
+}
+
+// requestBody is a body whose errors are the client's: it sent less than it announced, a chunk that is none, or left.
+type requestBody struct{ io.ReadCloser }
+
+func (b requestBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		err = badRequest("%w", err)
+	}
+	return n, err
 }
 
 // readOptionalJSON is readJSON for a body that may be left out.
@@ -42,10 +54,14 @@ func readOptionalJSON(w *response, r *http.Request, into any) error {
 	return readJSON(w, r, into)
 }
 
-// unmarshal is json.Unmarshal with a bound on depth; trailing data is an error.
+// unmarshal is json.Unmarshal with a bound on depth; trailing data is an error, and so is what is no UTF-8 (RFC 8259,
+// section 8.1): json.Unmarshal would put other characters in its place, in names and arguments too.
 func unmarshal(data []byte, into any) error {
 	if depth(data) > maxDepth {
 		return badRequest("invalid JSON: nested deeper than %d levels", maxDepth)
+	}
+	if !utf8.Valid(data) {
+		return badRequest("invalid JSON: not UTF-8")
 	}
 	if err := json.Unmarshal(data, into); err != nil {
 		return badRequest("invalid JSON: %w", err)

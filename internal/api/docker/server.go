@@ -27,11 +27,12 @@ var minVersion, maxVersion = mustVersion(MinAPIVersion), mustVersion(MaxAPIVersi
 // handler answers one request. An error that it returns is written as the answer, unless one has begun.
 type handler func(w *response, r *http.Request) error
 
-// server routes requests. Both fields are read-only after New.
+// server routes requests. All fields are read-only after New.
 type server struct {
-	backend Backend
-	mux     *http.ServeMux
-	agent   string // Server header
+	backend  Backend
+	mux      *http.ServeMux
+	agent    string   // Server header
+	patterns []string // of all routes; a mux does not tell its own
 }
 
 // New returns the handler of the whole API, with and without the /vX.Y prefix. The version is the engine's own.
@@ -43,6 +44,7 @@ func New(b Backend, version string) http.Handler {
 
 // handle adds a route; the pattern is one of net/http.ServeMux.
 func (s *server) handle(pattern string, h handler) {
+	s.patterns = append(s.patterns, pattern)
 	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 		rw := w.(*response) // ServeHTTP passes nothing else
 		if err := h(rw, r); err != nil {

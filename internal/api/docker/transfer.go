@@ -213,7 +213,7 @@ func (s *server) imageLoad(w *response, r *http.Request) error {
 	if boolean(q, "quiet") {
 		report = func(images.Progress) {}
 	}
-	loaded, err := s.backend.LoadImages(r.Context(), r.Body, report)
+	loaded, err := s.backend.LoadImages(r.Context(), requestBody{r.Body}, report)
 	for _, img := range loaded {
 		for _, line := range loadedLines(img) {
 			stream.send(message{Stream: line})
