@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"os"
 	"path/filepath"
 	"testing"
 )
@@ -8,8 +9,13 @@ import (
 // startPodman returns a podman with directories of its own.
 func startPodman(t *testing.T, runtime string) *peer {
 	p := newPeer(t, runtime, "podman", "conmon")
+	// Its locks are the machine's otherwise, and two podmans that start at once may both want to make them.
+	conf := filepath.Join(p.dir, "containers.conf")
+	if err := os.WriteFile(conf, []byte("[engine]\nlock_type = \"file\"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	p.command = []string{
-		"podman", "--root", filepath.Join(p.dir, "root"), "--runroot", filepath.Join(p.dir, "run"), "--tmpdir", filepath.Join(p.dir, "tmp"),
+		"env", "CONTAINERS_CONF=" + conf, "podman", "--root", filepath.Join(p.dir, "root"), "--runroot", filepath.Join(p.dir, "run"), "--tmpdir", filepath.Join(p.dir, "tmp"),
 		"--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "file", "--runtime", p.runtime,
 	}
 	t.Cleanup(func() { p.do("rm", "-af", "-t", "0") })
