@@ -15,6 +15,7 @@ if ((${#need[@]})); then
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
 fi
 
+before=$(state)
 dir=$(mktemp -d)
 gantry="$bin/gantry -H unix://$dir/state/gantry/gantry.sock"
 docker="/usr/bin/docker -H unix://$dir/docker/docker.sock"
@@ -28,6 +29,7 @@ end() {
   ip link delete dockerbench 2>/dev/null || true
   while pgrep -f "$dir" >/dev/null; do sleep 0.2; done
   [ -z "$hugetlb" ] || give_back_hugetlb || true
+  left "$before" | sed -n 's/^cgroup //p' | sort -r | xargs -r rmdir || true # the parents that docker and the runtimes made
   umount "$dir"/state/docker/netns/* 2>/dev/null || true
   umount "$dir/state" || true
   rm -rf "$dir"

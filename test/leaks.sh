@@ -1,4 +1,4 @@
-# What a container can leave on a machine, one line a piece. Source this; call state before and after.
+# What a container can leave on a machine, one line a piece. Source this; call state before, and left with that after.
 state() {
   sort < <(
     awk '{print "mount " $5}' /proc/self/mountinfo
@@ -13,3 +13,6 @@ state() {
     ps -e -o stat=,comm=,pid=,args= | awk '$1 !~ /^Z/ && $2 ~ /gantry|containerd|conmon|dockerd|docker-proxy/ {$1 = $2 = ""; print "process" $0}'
   ) || true
 }
+
+# left prints what is there now and was not in the state given.
+left() { comm -13 <(echo "$1") <(state); }
