@@ -1,8 +1,11 @@
 package e2e
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
-	"strconv"
+	"net"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -175,16 +178,46 @@ func TestMemoryLimit(t *testing.T) {
 	})
 }
 
-// TestCPULimit compares what a container that wants all got with what it may have, by the kernel's own accounting.
+// TestCPULimit compares what a container that wants all got with what it may have, by the kernel's own accounting. A limit
+// is one for each period of 100 ms, so there have to be many.
 func TestCPULimit(t *testing.T) {
 	id := must(t, command("gantry", shared, "run", "-d", "--cpus", "0.5", "toolbox", "hog", "cpu", "2"))
 	defer command("gantry", shared, "rm", "-f", id)
-	time.Sleep(2 * time.Second)
-	got := must(t, command("gantry", shared, "stats", "--no-stream", "--format", "{{.CPUPerc}}", id))
-	share, err := strconv.ParseFloat(strings.TrimSuffix(got, "%"), 64)
-	if err != nil || share < 45 || share > 55 {
-		t.Errorf("it got %s of a processor, want 50%% within 10%%", got)
+	time.Sleep(time.Second)
+	began, before := usage(t, id)
+	time.Sleep(5 * time.Second)
+	ended, after := usage(t, id)
+	if share := 100 * float64(after-before) / float64(ended.Sub(began)); share < 45 || share > 55 {
+		t.Errorf("it got %.2f%% of a processor, want 50%% within 10%%", share)
 	}
+	if got := must(t, command("gantry", shared, "stats", "--no-stream", "--format", "{{.CPUPerc}}", id)); !strings.HasSuffix(got, "%") || got == "0.00%" {
+		t.Errorf("stats shows %s", got)
+	}
+}
+
+// usage is the processor time that a container has had, in nanoseconds, and when.
+func usage(t *testing.T, id string) (time.Time, uint64) {
+	t.Helper()
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", strings.TrimPrefix(shared.host, "unix://"))
+	}}
+	r, err := (&http.Client{Transport: transport, Timeout: patience}).Get("http://gantry/containers/" + id + "/stats?stream=0&one-shot=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	var stats struct {
+		Read time.Time `json:"read"`
+		CPU  struct {
+			Usage struct {
+				Total uint64 `json:"total_usage"`
+			} `json:"cpu_usage"`
+		} `json:"cpu_stats"`
+	}
+	if err := json.NewDecoder(r.Body).Decode(&stats); err != nil || r.StatusCode != http.StatusOK {
+		t.Fatalf("stats: %s: %v", r.Status, err)
+	}
+	return stats.Read, stats.CPU.Usage.Total
 }
 
 func TestPidsLimit(t *testing.T) {
