@@ -95,7 +95,7 @@ func TestRootlessLifeCycle(t *testing.T) {
 		u.want(0, "create", "-b", dir, id)
 		u.state(id, specs.StateCreated)
 		u.want(0, "start", id)
-		settle(u, id) // for a moment, while it executes another program, runc's is "stopped"
+		settle(u, id)
 		u.state(id, specs.StateRunning)
 		if out, _ := u.want(3, "exec", id, "/bin/sh", "-c", "id; cat /proc/self/uid_map; cat /proc/1/cmdline; exit 3"); !strings.HasPrefix(out, "uid=0 gid=0 groups=0\n         0          5          1\n") || !strings.Contains(out, "sleep") {
 			u.t.Errorf("exec: %q", out)
