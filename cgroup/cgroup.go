@@ -254,19 +254,25 @@ func (g *Group) Paths() map[string]string {
 // Entry is how a new process gets into the group.
 type Entry struct {
 	// Unified is the v2 directory for CLONE_INTO_CGROUP, or nil.
-	Unified *os.File
+	Unified *EntryFile
 	// Tasks are the v1 "tasks" files: a single-threaded process that writes "0" to each moves itself. (Moving
 	// oneself by "tasks" needs no lock on thread groups, so no RCU grace period as cgroup.procs does.)
-	Tasks []*os.File
+	Tasks []EntryFile
+}
+
+// EntryFile is an open file, or directory, of a hierarchy.
+type EntryFile struct {
+	FD   int
+	Path string
 }
 
 // Close closes the descriptors.
 func (e *Entry) Close() {
 	if e.Unified != nil {
-		_ = e.Unified.Close() // a directory: nothing to lose
+		_ = unix.Close(e.Unified.FD) // a directory: nothing to lose
 	}
 	for _, f := range e.Tasks {
-		_ = f.Close() // nothing was written by us
+		_ = unix.Close(f.FD) // nothing was written by us
 	}
 }
 

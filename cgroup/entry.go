@@ -60,9 +60,9 @@ func (e *Entry) open(t hierarchy, dir string) error {
 		return &os.PathError{Op: "open", Path: name, Err: err}
 	}
 	if t.v2 {
-		e.Unified = os.NewFile(uintptr(fd), name)
+		e.Unified = &EntryFile{fd, name}
 	} else {
-		e.Tasks = append(e.Tasks, os.NewFile(uintptr(fd), name))
+		e.Tasks = append(e.Tasks, EntryFile{fd, name})
 	}
 	return nil
 }

@@ -19,11 +19,10 @@ func (b *builder) letGo(fifo spawn.FD, free int) {
 		b.hide()
 	}
 	for _, f := range b.files {
-		num := int(f.Fd())
-		if num == fifo.Num || num < free || b.ending != nil && num == b.ending.Num {
+		if f.Num == fifo.Num || f.Num < free || b.ending != nil && f.Num == b.ending.Num {
 			continue
 		}
-		b.add("close "+f.Name(), unix.SYS_CLOSE, spawn.Desc(spawn.FD{Num: num, Name: f.Name()})).Ignore = []unix.Errno{unix.EBADF}
+		b.add("close "+f.Name, unix.SYS_CLOSE, spawn.Desc(f)).Ignore = []unix.Errno{unix.EBADF}
 	}
 }
 

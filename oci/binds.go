@@ -165,10 +165,10 @@ func (b *builder) idMapNamespace(m specs.Mount) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("map ids: %w", err)
 	}
-	b.files = append(b.files, ns)
+	fd := b.fd(ns, "user namespace")
 	if b.idMaps == nil {
 		b.idMaps = map[string]int{}
 	}
-	b.idMaps[key] = int(ns.Fd())
-	return b.idMaps[key], nil
+	b.idMaps[key] = fd.Num
+	return fd.Num, nil
 }

@@ -67,8 +67,8 @@ func mapsIDs(t *testing.T, dir string) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ns.Close()
-	return (&builder{}).setAttributes(fd, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns.Fd())}, false) == nil
+	defer unix.Close(ns)
+	return (&builder{}).setAttributes(fd, unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(ns)}, false) == nil
 }
 
 // A source inside the root that no mount has touched is the bundle's own file, and a missing one an error that names it.

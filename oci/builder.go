@@ -24,7 +24,7 @@ type builder struct {
 	rootless bool                                  // cgroups that may not be made are done without
 	mounter  *mountHolder                          // makes detached mounts; nil: this program may itself
 	visible  bool                                  // a user's process need not hide: nobody else is in its pid namespace
-	files    []*os.File                            // open until the process has started
+	files    []spawn.FD                            // open until the process has started
 	root     spawn.FD                              // the container's root, mounted detached
 	ofBundle bool                                  // the root is the directory that the bundle names
 	ending   *spawn.FD                             // readable when a signal wants the waiting process to end; nil: it ends by itself
@@ -45,7 +45,7 @@ type builder struct {
 // close closes what the plan borrowed.
 func (b *builder) close() {
 	for _, f := range b.files {
-		_ = f.Close() // read-only or a mount: nothing to lose
+		_ = unix.Close(f.Num) // read-only or a mount: nothing to lose
 	}
 	b.files = nil
 	if b.mounter != nil {
@@ -56,8 +56,9 @@ func (b *builder) close() {
 
 // fd keeps a descriptor open until the start and names it for the printer.
 func (b *builder) fd(num int, name string) spawn.FD {
-	b.files = append(b.files, os.NewFile(uintptr(num), name))
-	return spawn.FD{Num: num, Name: name}
+	fd := spawn.FD{Num: num, Name: name}
+	b.files = append(b.files, fd)
+	return fd
 }
 
 // open opens a path now and names its descriptor; in a dry run there is only the name.

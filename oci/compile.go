@@ -109,6 +109,7 @@ func (b *builder) container(o CreateOptions, entry *cgroup.Entry, fifo spawn.FD,
 	if err := validate(b.spec); err != nil {
 		return err
 	}
+	b.plan.Steps = make([]spawn.Step, 0, 256) // most have no more
 	for _, part := range []func() error{
 		func() error { return b.joinCgroup(entry) },
 		b.joinRDT,
@@ -162,13 +163,13 @@ func (b *builder) joinCgroup(entry *cgroup.Entry) error {
 		b.byParent("have systemd move it into its scope", func(child *spawn.Process) error { return b.moveIn(child.Pid) })
 	}
 	if entry.Unified != nil {
-		b.plan.Cgroup = &spawn.FD{Num: int(entry.Unified.Fd()), Name: "cgroup"}
+		b.plan.Cgroup = &spawn.FD{Num: entry.Unified.FD, Name: "cgroup"}
 	}
 	for _, f := range entry.Tasks {
-		name := filepath.Base(filepath.Dir(f.Name()))
-		tasks := spawn.Desc(spawn.FD{Num: int(f.Fd()), Name: name + "/tasks"})
-		b.add("join cgroup "+f.Name(), unix.SYS_WRITE, tasks, spawn.Str("0"), spawn.Int(1))
-		b.add("close "+f.Name(), unix.SYS_CLOSE, tasks) // a created container waits: with nothing of the host's in its hands
+		name := filepath.Base(filepath.Dir(f.Path))
+		tasks := spawn.Desc(spawn.FD{Num: f.FD, Name: name + "/tasks"})
+		b.add("join cgroup "+f.Path, unix.SYS_WRITE, tasks, spawn.Str("0"), spawn.Int(1))
+		b.add("close "+f.Path, unix.SYS_CLOSE, tasks) // a created container waits: with nothing of the host's in its hands
 	}
 	return nil
 }

@@ -95,8 +95,8 @@ func (c *Container) joiner(rec *record, process *specs.Process) (*builder, spawn
 	if err != nil {
 		return nil, spawn.FD{}, ErrNotRunning
 	}
-	b := &builder{id: c.ID, bundle: rec.Bundle, spec: &spec, files: []*os.File{first}, state: rec.hookState(specs.StateRunning), rdt: rec.RDT}
-	return b, spawn.FD{Num: int(first.Fd()), Name: "container"}, nil
+	b := &builder{id: c.ID, bundle: rec.Bundle, spec: &spec, state: rec.hookState(specs.StateRunning), rdt: rec.RDT}
+	return b, b.fd(first, "container"), nil
 }
 
 // whileExecuting tries again while the process whose namespaces are to be joined has none (ESRCH): its first thread

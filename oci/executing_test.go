@@ -31,7 +31,7 @@ func TestExecutingIsRunning(t *testing.T) {
 		pidfd, err := rec.pidfd()
 		if err == nil {
 			over := hasEnded(pidfd)
-			_ = pidfd.Close()
+			_ = syscall.Close(pidfd)
 			if !over {
 				continue
 			}

@@ -257,8 +257,8 @@ func (rec *record) kill() error {
 	if err != nil {
 		return nil //nolint:nilerr // it is gone
 	}
-	defer pidfd.Close()
-	if err := unix.PidfdSendSignal(int(pidfd.Fd()), unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
+	defer unix.Close(pidfd)
+	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
 		return fmt.Errorf("kill container %s: %w", rec.ID, err)
 	}
 	return nil
@@ -309,8 +309,8 @@ func (c *Container) Kill(sig unix.Signal, all bool) error {
 	stopped := status == specs.StateStopped
 	pidfd, err := rec.pidfd()
 	if err == nil {
-		defer pidfd.Close()
-		err = unix.PidfdSendSignal(int(pidfd.Fd()), sig, nil, 0)
+		defer unix.Close(pidfd)
+		err = unix.PidfdSendSignal(pidfd, sig, nil, 0)
 	}
 	if err == unix.ESRCH || stopped {
 		return fmt.Errorf("send %s to container %s: %w", unix.SignalName(sig), c.ID, ErrNotRunning)

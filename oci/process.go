@@ -146,7 +146,7 @@ func parseCapabilities(c *specs.LinuxCapabilities) *capabilitySets {
 func (b *builder) boundingSet(s *capabilitySets) {
 	for i := range lastCapability() + 1 {
 		if s.bounding&(1<<i) == 0 {
-			b.add("drop "+capabilityNames[i]+" for good", unix.SYS_PRCTL, spawn.Flags(unix.PR_CAPBSET_DROP, "PR_CAPBSET_DROP"), spawn.Flags(uint64(i), capabilityNames[i]), spawn.Int(0), spawn.Int(0), spawn.Int(0))
+			b.add("drop "+capabilityNames[i]+" for good", unix.SYS_PRCTL, spawn.Flags(unix.PR_CAPBSET_DROP, "PR_CAPBSET_DROP"), spawn.Flags(uint64(i), capabilityNames[i]))
 		}
 	}
 }

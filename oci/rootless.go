@@ -56,11 +56,11 @@ func (rec *record) end() error {
 	if err != nil {
 		return nil //nolint:nilerr // it has ended
 	}
-	defer pidfd.Close()
-	if err := unix.PidfdSendSignal(int(pidfd.Fd()), unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
+	defer unix.Close(pidfd)
+	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
 		return fmt.Errorf("kill container %s: %w", rec.ID, err)
 	}
-	poll := []unix.PollFd{{Fd: int32(pidfd.Fd()), Events: unix.POLLIN}}
+	poll := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
 		if n, err := unix.Poll(poll, 1000); n > 0 || err != nil && err != unix.EINTR {
 			return err

@@ -183,7 +183,7 @@ func (c *Container) status(rec *record) specs.ContainerState {
 	if err != nil {
 		return specs.StateStopped
 	}
-	defer pidfd.Close()
+	defer unix.Close(pidfd)
 	if hasEnded(pidfd) {
 		return specs.StateStopped
 	}
@@ -200,8 +200,8 @@ func (c *Container) status(rec *record) specs.ContainerState {
 
 // hasEnded tells whether a pidfd is readable: when all threads have ended. The state in /proc is the first thread's, which
 // is Z as soon as that one has ended, and while another thread calls execve.
-func hasEnded(pidfd *os.File) bool {
-	poll := []unix.PollFd{{Fd: int32(pidfd.Fd()), Events: unix.POLLIN}}
+func hasEnded(pidfd int) bool {
+	poll := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
 	n, err := unix.Poll(poll, 0)
 	return err == nil && n > 0
 }
@@ -265,18 +265,18 @@ func processStat(pid int) (start uint64, state byte, err error) {
 }
 
 // pidfd opens the container's first process; unix.ESRCH if it has ended.
-func (rec *record) pidfd() (*os.File, error) {
+func (rec *record) pidfd() (int, error) {
 	if rec.Pid == 0 { // its creator was killed
-		return nil, unix.ESRCH
+		return -1, unix.ESRCH
 	}
 	fd, err := unix.PidfdOpen(rec.Pid, 0)
 	if err != nil {
-		return nil, unix.ESRCH
+		return -1, unix.ESRCH
 	}
 	// Checked after the opening: the descriptor cannot change its process any more.
 	if start, _, err := processStat(rec.Pid); err != nil || start != rec.StartTime {
 		_ = unix.Close(fd)
-		return nil, unix.ESRCH
+		return -1, unix.ESRCH
 	}
-	return os.NewFile(uintptr(fd), "pidfd"), nil
+	return fd, nil
 }

@@ -125,17 +125,18 @@ func (b *builder) place(f *os.File, target, free int) error {
 		b.add("put "+name+" in place", unix.SYS_DUP3, spawn.Desc(spawn.FD{Name: name}), spawn.Int(target), spawn.Int(0))
 		return nil
 	}
+	fd := spawn.FD{Name: name}
 	if f == nil {
-		null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+		null, err := b.open("/dev/null", unix.O_RDWR, name)
 		if err != nil {
 			return err
 		}
-		b.files = append(b.files, null)
-		f = null
+		fd = null
+	} else {
+		fd.Num = int(f.Fd())
 	}
-	fd := spawn.FD{Num: int(f.Fd()), Name: name}
 	if fd.Num < free && fd.Num != target {
-		num, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, free)
+		num, err := unix.FcntlInt(uintptr(fd.Num), unix.F_DUPFD_CLOEXEC, free)
 		if err != nil {
 			return fmt.Errorf("pass %s on: %w", name, err)
 		}

@@ -13,18 +13,20 @@ import (
 
 // makeUserNamespace makes a user namespace that nothing is in but its maps, and opens it: what an id-mapped mount wants
 // (mount_setattr(2), MOUNT_ATTR_IDMAP). It lives as long as the descriptor, or a mount that uses it.
-func makeUserNamespace(uids, gids []specs.LinuxIDMapping) (*os.File, error) {
-	var ns *os.File
+func makeUserNamespace(uids, gids []specs.LinuxIDMapping) (ns int, err error) {
 	p := &spawn.Plan{Namespaces: unix.CLONE_NEWUSER}
 	p.Steps = append(p.Steps, spawn.Step{Name: "write the id maps", Sync: func(child *spawn.Process) (err error) {
 		if err := writeMaps(child.Pid, uids, gids); err != nil {
 			return err
 		}
-		ns, err = os.Open(fmt.Sprintf("/proc/%d/ns/user", child.Pid))
-		return err
+		path := fmt.Sprintf("/proc/%d/ns/user", child.Pid)
+		if ns, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+			return &os.PathError{Op: "open", Path: path, Err: err}
+		}
+		return nil
 	}})
 	if err := runHelper(p); err != nil {
-		return nil, fmt.Errorf("make a user namespace: %w", err)
+		return -1, fmt.Errorf("make a user namespace: %w", err)
 	}
 	return ns, nil
 }

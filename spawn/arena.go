@@ -41,16 +41,22 @@ func (a *arena) free() {
 	a.pieces = nil
 }
 
-// inArena copies a list.
-func inArena[T any](a *arena, list []T) ([]T, error) {
-	if len(list) == 0 {
+// room is for a list of n zero values.
+func room[T any](a *arena, n int) ([]T, error) {
+	if n == 0 {
 		return nil, nil
 	}
-	p, err := a.make(len(list) * int(unsafe.Sizeof(list[0])))
+	var zero T
+	p, err := a.make(n * int(unsafe.Sizeof(zero)))
 	if err != nil {
 		return nil, err
 	}
-	out := unsafe.Slice((*T)(p), len(list))
+	return unsafe.Slice((*T)(p), n), nil
+}
+
+// inArena copies a list.
+func inArena[T any](a *arena, list []T) ([]T, error) {
+	out, err := room[T](a, len(list))
 	copy(out, list)
-	return out, nil
+	return out, err
 }

@@ -34,7 +34,7 @@ func (c *compiler) compile(p *Plan, status, acks int) error {
 	c.prog = prog
 	prog.status, prog.acks = uintptr(status), uintptr(acks)
 	prog.clone.stack, prog.clone.stackSize = uint64(uintptr(stack)), stackSize
-	if prog.ops, err = inArena(&c.arena, make([]op, len(p.Steps))); err != nil {
+	if prog.ops, err = room[op](&c.arena, len(p.Steps)); err != nil {
 		return err
 	}
 	used := []int{0, 1, 2, status}
@@ -63,7 +63,7 @@ func (c *compiler) compile(p *Plan, status, acks int) error {
 		}
 		for _, a := range s.Args {
 			if a.kind == argFD {
-				used = append(used, a.fd.Num)
+				used = append(used, int(a.num))
 			}
 		}
 	}
@@ -105,11 +105,11 @@ func (c *compiler) call(o *op, s *Step) error {
 	}
 	for i, a := range s.Args {
 		if a.kind == argSlot {
-			if a.slot < 1 || a.slot > MaxSlots {
-				return fmt.Errorf("slot %d, 1 to %d are possible", a.slot, MaxSlots)
+			if slot := Slot(a.num); slot < 1 || slot > MaxSlots {
+				return fmt.Errorf("slot %d, 1 to %d are possible", slot, MaxSlots)
 			}
 			o.slots |= 1 << i
-			o.args[i] = uintptr(a.slot)
+			o.args[i] = uintptr(a.num)
 			continue
 		}
 		value, err := c.value(a)
@@ -127,23 +127,22 @@ func (c *compiler) value(a Arg) (uintptr, error) {
 	case argString:
 		return c.str(a.str)
 	case argBytes:
-		at, err := c.bytes(a.data)
+		at, err := c.bytes(a.list.([]byte))
 		return uintptr(at), err
 	case argStrings:
-		vector, err := inArena(&c.arena, make([]uintptr, len(a.list)+1))
+		list := a.list.([]string)
+		vector, err := room[uintptr](&c.arena, len(list)+1)
 		if err != nil {
 			return 0, err
 		}
-		for i, s := range a.list {
+		for i, s := range list {
 			if vector[i], err = c.str(s); err != nil {
 				return 0, err
 			}
 		}
 		return uintptr(unsafe.Pointer(unsafe.SliceData(vector))), nil
 	case argFilter:
-		return c.filter(a.code)
-	case argFD:
-		return uintptr(a.fd.Num), nil
+		return c.filter(a.list.([]unix.SockFilter))
 	default:
 		return uintptr(a.num), nil
 	}
@@ -209,7 +208,7 @@ func gaps(used []int) [][2]uintptr {
 // complaints are texts for the errors that execve(2) is known for, since the child cannot make them.
 func (c *compiler) complaints(name string) ([]complaint, error) {
 	errnos := []unix.Errno{unix.ENOENT, unix.EACCES, unix.ENOEXEC, unix.ELOOP, unix.ENOTDIR, unix.E2BIG, unix.EPERM, 0}
-	list, err := inArena(&c.arena, make([]complaint, len(errnos)))
+	list, err := room[complaint](&c.arena, len(errnos))
 	if err != nil {
 		return nil, err
 	}

@@ -110,14 +110,9 @@ type Refusal struct {
 // Arg is one argument of a system call.
 type Arg struct {
 	kind argKind
-	num  uint64
-	str  string
-	data []byte
-	list []string
-	fd   FD
-	slot Slot
-	code []unix.SockFilter
-	show string
+	num  uint64 // itself, a descriptor or a slot
+	str  string // a string, a descriptor's name, or what the printer shows
+	list any    // []byte, []string or []unix.SockFilter
 }
 
 type argKind uint8
@@ -136,29 +131,29 @@ const (
 func Int(n int) Arg { return Arg{kind: argNumber, num: uint64(int64(n))} }
 
 // Flags is a number that the printer shows as text ("MS_NOSUID|MS_NODEV").
-func Flags(n uint64, text string) Arg { return Arg{kind: argNumber, num: n, show: text} }
+func Flags(n uint64, text string) Arg { return Arg{kind: argNumber, num: n, str: text} }
 
 // Nil is a null pointer.
-func Nil() Arg { return Arg{kind: argNumber, show: "NULL"} }
+func Nil() Arg { return Arg{kind: argNumber, str: "NULL"} }
 
 // Str is a pointer to a NUL-terminated copy of s. A NUL inside s makes Start fail before the clone.
 func Str(s string) Arg { return Arg{kind: argString, str: s} }
 
 // Bytes is a pointer to a copy of b, one for all steps that name b, which calls may read and write; b holds no pointers.
 // show is for the printer.
-func Bytes(b []byte, show string) Arg { return Arg{kind: argBytes, data: b, show: show} }
+func Bytes(b []byte, show string) Arg { return Arg{kind: argBytes, list: b, str: show} }
 
 // Strs is a pointer to a NULL-terminated vector of strings, as execve(2) wants for argv and envp.
 func Strs(list []string) Arg { return Arg{kind: argStrings, list: list} }
 
 // Desc is an open descriptor. Mentioning it keeps it open in the child (until execve, if it is close-on-exec).
-func Desc(fd FD) Arg { return Arg{kind: argFD, fd: fd} }
+func Desc(fd FD) Arg { return Arg{kind: argFD, num: uint64(fd.Num), str: fd.Name} }
 
 // Of is the result that an earlier step left in slot.
-func Of(slot Slot) Arg { return Arg{kind: argSlot, slot: slot} }
+func Of(slot Slot) Arg { return Arg{kind: argSlot, num: uint64(slot)} }
 
 // Filter is a pointer to a struct sock_fprog over code, as seccomp(2) wants for SECCOMP_SET_MODE_FILTER.
-func Filter(code []unix.SockFilter) Arg { return Arg{kind: argFilter, code: code} }
+func Filter(code []unix.SockFilter) Arg { return Arg{kind: argFilter, list: code} }
 
 // Add appends a step that makes one system call and returns it, to be completed. The pointer is good until the next Add.
 func (p *Plan) Add(name string, call uintptr, args ...Arg) *Step {

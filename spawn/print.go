@@ -74,25 +74,27 @@ func (s *Step) callText() string {
 
 // text is the argument as strace(1) would show it.
 func (a Arg) text() string {
-	switch {
-	case a.show != "":
-		return a.show
-	case a.kind == argString:
-		return strconv.Quote(a.str)
-	case a.kind == argBytes:
-		return strconv.Quote(string(a.data))
-	case a.kind == argStrings:
-		quoted := make([]string, len(a.list))
-		for i, s := range a.list {
+	switch list := a.list.(type) {
+	case []string:
+		quoted := make([]string, len(list))
+		for i, s := range list {
 			quoted[i] = strconv.Quote(s)
 		}
 		return "[" + strings.Join(quoted, ", ") + "]"
-	case a.kind == argFilter:
-		return fmt.Sprintf("{%d instructions}", len(a.code))
-	case a.kind == argFD:
-		return a.fd.Name
+	case []unix.SockFilter:
+		return fmt.Sprintf("{%d instructions}", len(list))
+	case []byte:
+		if a.str == "" {
+			return strconv.Quote(string(list))
+		}
+	}
+	switch {
+	case a.kind == argString:
+		return strconv.Quote(a.str)
+	case a.kind == argFD, a.str != "":
+		return a.str
 	case a.kind == argSlot:
-		return fmt.Sprintf("$%d", a.slot)
+		return fmt.Sprintf("$%d", a.num)
 	case a.num == atCWD:
 		return "AT_FDCWD"
 	case int64(a.num) < 0:

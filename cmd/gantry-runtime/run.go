@@ -178,6 +178,9 @@ func start(a *app, _ *flag.FlagSet) func(context.Context, []string) error {
 		if err := c.Start(ctx); err != nil {
 			return err
 		}
+		if notifier == nil {
+			return nil
+		}
 		s, err := c.State()
 		if err != nil {
 			return err
