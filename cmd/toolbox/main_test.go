@@ -112,6 +112,8 @@ func TestApplets(t *testing.T) {
 		{"echo x | tee a b; cat a b; echo y | tee -a a >/dev/null; cat a", "", "x\nx\nx\nx\ny\n", 0},
 		{"yes no | head -2", "", "no\nno\n", 0},
 		{"mkdir -p a/b; touch a/b/c; find a; find a -type f -name '?'; rmdir a 2>/dev/null; echo $?", "", "a\na/b\na/b/c\na/b/c\n1\n", 0},
+		{"mkdir no/a b; echo $?; mkdir b; echo $?; mkdir -p b/c b; echo $?; ls; mkdir -m 9 x; echo $?", "", "1\n1\n0\nb\n1\n", 0},
+		{"rm no; echo $?; rm -f no; echo $?; touch no/a; echo $?; cp no a; echo $?; mv no a; echo $?; rmdir no; echo $?; chmod 600 no; echo $?; ls no; echo $?; cat no; echo $?", "", "1\n0\n1\n1\n1\n1\n1\n1\n1\n", 0},
 		{"mkdir d; echo 1 >d/f; ln -s f d/l; cp -a d e; readlink e/l; cat e/l; mv e g; ls g; rm -rf d g; ls", "", "f\n1\nf\nl\n", 0},
 		{"echo x >a; ln a b; stat -c '%h %s %F' b; chmod 640 a; stat -c '%a %A' b", "", "2 2 regular file\n640 -rw-r-----\n", 0},
 		{"touch f; for m in 600 u+x,g=r o+w,a-r u=rwxs,+t; do chmod $m f; stat -c %a f; done; chmod u+q f; echo $?", "", "600\n740\n302\n5702\n1\n", 0},

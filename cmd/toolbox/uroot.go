@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,13 +22,32 @@ import (
 
 // These applets are u-root's.
 
-func uroot(c core.Command, args []string) error { return c.Run(args[1:]...) }
+// uroot runs one that says nothing on standard error unless something has failed: mkdir would end with 0 then.
+func uroot(c core.Command, args []string) error {
+	complaints := &spoken{to: os.Stderr}
+	c.SetIO(os.Stdin, os.Stdout, complaints)
+	if err := c.Run(args[1:]...); err != nil || !complaints.any {
+		return err
+	}
+	return status(1)
+}
+
+// spoken knows whether anything has been written.
+type spoken struct {
+	to  io.Writer
+	any bool
+}
+
+func (s *spoken) Write(text []byte) (int, error) {
+	s.any = s.any || len(text) > 0
+	return s.to.Write(text)
+}
 
 func mkdir(args []string) error  { return uroot(umkdir.New(), args) }
 func mktemp(args []string) error { return uroot(umktemp.New(), args) }
 func rm(args []string) error     { return uroot(urm.New(), args) }
 func touch(args []string) error  { return uroot(utouch.New(), args) }
-func xargs(args []string) error  { return uroot(uxargs.New(), args) }
+func xargs(args []string) error  { return uxargs.New().Run(args[1:]...) }
 
 // cp takes -a as -r -P, and -p, for modes are copied anyway; owners and times are not.
 func cp(args []string) error {
