@@ -15,6 +15,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"gantry/rawfile"
 )
 
 // Mode is how the host mounts its cgroup hierarchies.
@@ -36,10 +38,7 @@ type Group struct {
 // Path is absolute within the hierarchies ("/gantry/4f5e…"). An existing group without processes is taken over.
 // On failure nothing of the group is left.
 func Create(path string, res *specs.LinuxResources) (*Group, error) {
-	h, err := machine()
-	if err == nil && !h.whole() { // one was unmounted
-		h, err = reread()
-	}
+	h, err := allPresent()
 	if err != nil {
 		return nil, err
 	}
@@ -130,13 +129,13 @@ func (t *hierarchy) prepared(dir string) bool {
 	if !t.has("cpuset") {
 		return true
 	}
-	cpus, err := os.ReadFile(filepath.Join(dir, "cpuset.cpus"))
+	cpus, err := rawfile.Read(filepath.Join(dir, "cpuset.cpus"))
 	return err == nil && len(cpus) > 1 // else a newline alone
 }
 
 // delegated tells that a v2 group has every controller of the root.
 func (t *hierarchy) delegated(dir string) bool {
-	text, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	text, err := rawfile.Read(filepath.Join(dir, "cgroup.controllers"))
 	return err == nil && len(strings.Fields(string(text))) >= len(t.controllers)
 }
 
@@ -196,14 +195,14 @@ func delegate(dir string, controllers []string) error {
 // inheritCPUs fills a v1 cpuset that is new from its parent.
 func inheritCPUs(dir string) error {
 	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
-		own, err := os.ReadFile(filepath.Join(dir, file))
+		own, err := rawfile.Read(filepath.Join(dir, file))
 		if err != nil {
 			return err
 		}
 		if strings.TrimSpace(string(own)) != "" {
 			continue
 		}
-		above, err := os.ReadFile(filepath.Join(filepath.Dir(dir), file))
+		above, err := rawfile.Read(filepath.Join(filepath.Dir(dir), file))
 		if err != nil {
 			return err
 		}
@@ -236,10 +235,21 @@ func Open(path string) (*Group, error) {
 func (g *Group) Path() string { return g.path }
 
 // Paths maps a v1 controller ("memory"), or "" for v2, to the group's directory.
-func (g *Group) Paths() map[string]string {
+func (g *Group) Paths() map[string]string { return g.host.paths(g.path) }
+
+// Paths are the directories that the group of a path has, or would have.
+func Paths(path string) (map[string]string, error) {
+	h, err := machine()
+	if err != nil {
+		return nil, err
+	}
+	return h.paths(path), nil
+}
+
+func (h *host) paths(path string) map[string]string {
 	paths := map[string]string{}
-	for _, t := range g.host.trees() {
-		dir := filepath.Join(t.mount, g.path)
+	for _, t := range h.trees() {
+		dir := filepath.Join(t.mount, path)
 		if t.v2 {
 			paths[""] = dir
 			continue
@@ -300,7 +310,7 @@ func (g *Group) processes() string {
 func (g *Group) Procs(deep bool) ([]int, error) {
 	var pids []int
 	err := walk(g.processes(), deep, func(dir string) error {
-		text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		text, err := rawfile.Read(filepath.Join(dir, "cgroup.procs"))
 		if err != nil {
 			return err
 		}
@@ -340,7 +350,7 @@ func walk(dir string, deep bool, f func(dir string) error) error {
 }
 
 func occupied(dir string) (bool, error) {
-	text, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	text, err := rawfile.Read(filepath.Join(dir, "cgroup.procs"))
 	if errors.Is(err, unix.EOPNOTSUPP) { // a threaded v2 group
 		return true, nil
 	}
@@ -411,19 +421,39 @@ func removeTree(dir string) error {
 
 // write writes a value to a cgroup file in one call.
 func write(file, value string) error {
+	w, err := openToWrite(file)
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	return w.write(value)
+}
+
+// writer is a cgroup file that takes values, each in one call.
+type writer struct {
+	fd   int
+	path string
+}
+
+func openToWrite(file string) (*writer, error) {
 	fd, err := unix.Open(file, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return &os.PathError{Op: "open", Path: file, Err: err}
+		return nil, &os.PathError{Op: "open", Path: file, Err: err}
 	}
+	return &writer{fd, file}, nil
+}
+
+func (w *writer) write(value string) error {
 	for {
-		_, err = unix.Write(fd, []byte(value))
-		if err != unix.EINTR {
-			break
+		_, err := unix.Write(w.fd, []byte(value))
+		switch err {
+		case nil:
+			return nil
+		case unix.EINTR:
+		default:
+			return fmt.Errorf("write %q to %s: %w", value, w.path, err)
 		}
 	}
-	_ = unix.Close(fd)
-	if err != nil {
-		return fmt.Errorf("write %q to %s: %w", value, file, err)
-	}
-	return nil
 }
+
+func (w *writer) close() { _ = unix.Close(w.fd) }

@@ -1,12 +1,13 @@
 package cgroup
 
 import (
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"gantry/rawfile"
 )
 
 // complete adds the other half to a limit of which one is to be changed, where both are one value to the kernel or to
@@ -46,7 +47,7 @@ func (g *Group) quota() (quota int64, period uint64) {
 		}
 		return max(q, 0), uint64(p)
 	}
-	text, err := os.ReadFile(filepath.Join(g.host.dir("cpu", g.path), "cpu.max"))
+	text, err := rawfile.Read(filepath.Join(g.host.dir("cpu", g.path), "cpu.max"))
 	fields := strings.Fields(string(text))
 	if err != nil || len(fields) != 2 {
 		return 0, 0
@@ -58,7 +59,7 @@ func (g *Group) quota() (quota int64, period uint64) {
 
 // number reads a file; "max" is an error.
 func (g *Group) number(controller, file string) (int64, error) {
-	text, err := os.ReadFile(filepath.Join(g.host.dir(controller, g.path), file))
+	text, err := rawfile.Read(filepath.Join(g.host.dir(controller, g.path), file))
 	if err != nil {
 		return 0, err
 	}

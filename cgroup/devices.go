@@ -27,12 +27,27 @@ func (g *Group) setDevices(rules []specs.LinuxDeviceCgroup) error {
 	if dir == "" {
 		return errors.New("the devices controller is not mounted")
 	}
+	return writeDeviceRules(dir, rules)
+}
+
+// writeDeviceRules writes v1's files: one rule at a time, in their order.
+func writeDeviceRules(dir string, rules []specs.LinuxDeviceCgroup) error {
+	allow, err := openToWrite(filepath.Join(dir, "devices.allow"))
+	if err != nil {
+		return err
+	}
+	defer allow.close()
+	deny, err := openToWrite(filepath.Join(dir, "devices.deny"))
+	if err != nil {
+		return err
+	}
+	defer deny.close()
 	for _, r := range rules {
-		file := "devices.deny"
+		to := deny
 		if r.Allow {
-			file = "devices.allow"
+			to = allow
 		}
-		if err := write(filepath.Join(dir, file), deviceRule(r)); err != nil {
+		if err := to.write(deviceRule(r)); err != nil {
 			return err
 		}
 	}

@@ -3,10 +3,11 @@ package cgroup
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"gantry/rawfile"
 )
 
 // Freeze stops every process of the group and returns when the kernel says so.
@@ -67,7 +68,7 @@ func (g *Group) Frozen() (bool, error) {
 	if dir == "" {
 		return false, nil
 	}
-	text, err := os.ReadFile(filepath.Join(dir, "freezer.state"))
+	text, err := rawfile.Read(filepath.Join(dir, "freezer.state"))
 	if err != nil {
 		return false, fmt.Errorf("is cgroup %s frozen: %w", g.path, err)
 	}

@@ -11,6 +11,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"gantry/rawfile"
 )
 
 // hierarchy is one mounted tree. On v2, controllers are those that the root offers.
@@ -34,28 +36,35 @@ var found struct {
 	host *host
 }
 
-// machine reads the host's hierarchies once, and again when reread says that they are others now.
+// machine reads the host's hierarchies once, and again when allPresent finds that they are others now.
 func machine() (*host, error) {
 	found.Lock()
 	defer found.Unlock()
+	return lookAround()
+}
+
+// allPresent is machine for who needs every hierarchy to be mounted still.
+func allPresent() (*host, error) {
+	found.Lock()
+	defer found.Unlock()
+	if found.host != nil && !found.host.whole() {
+		found.host = nil
+	}
+	return lookAround()
+}
+
+// lookAround is for who holds found's lock.
+func lookAround() (*host, error) {
 	if found.host != nil {
 		return found.host, nil
 	}
-	f, err := os.Open("/proc/self/mountinfo")
+	f, err := rawfile.Open("/proc/self/mountinfo", os.O_RDONLY, 0)
 	if err != nil {
 		return nil, fmt.Errorf("find the cgroup hierarchies: %w", err)
 	}
 	defer f.Close()
-	found.host, err = readHost(f, os.ReadFile)
+	found.host, err = readHost(f, rawfile.Read)
 	return found.host, err
-}
-
-// reread is machine without its memory.
-func reread() (*host, error) {
-	found.Lock()
-	found.host = nil
-	found.Unlock()
-	return machine()
 }
 
 // whole tells that all hierarchies are still mounted: what is below a mount point that is left is no group.

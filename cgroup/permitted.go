@@ -4,13 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"gantry/rawfile"
 )
 
 // CreateDelegated is Create for who may not write everywhere: what is above the group on v2 stays as it is, and of a
@@ -109,7 +110,7 @@ func Own() (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := os.ReadFile("/proc/self/cgroup")
+	text, err := rawfile.Read("/proc/self/cgroup")
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"gantry/rawfile"
 )
 
 // Stats is one reading. Byte counts are bytes, times are durations, counts since creation of the group.
@@ -93,7 +95,7 @@ func (g *Group) statsV1(r *reader, s *Stats) {
 	split := r.pairs(acct, "cpuacct.stat")
 	s.CPU.User, s.CPU.System = time.Duration(split["user"])*tick, time.Duration(split["system"])*tick
 	if acct != "" {
-		text, err := os.ReadFile(filepath.Join(acct, "cpuacct.usage_percpu"))
+		text, err := rawfile.Read(filepath.Join(acct, "cpuacct.usage_percpu"))
 		r.note(err)
 		for field := range strings.FieldsSeq(string(text)) {
 			n, err := strconv.ParseUint(field, 10, 63)
@@ -140,7 +142,7 @@ func (g *Group) statsV2(r *reader, s *Stats) {
 
 // max reads a v2 limit: "max" is math.MaxUint64.
 func (r *reader) max(dir, file string) uint64 {
-	text, err := os.ReadFile(filepath.Join(dir, file))
+	text, err := rawfile.Read(filepath.Join(dir, file))
 	if err != nil || strings.TrimSpace(string(text)) == "max" {
 		r.note(err)
 		return math.MaxUint64
@@ -162,7 +164,7 @@ func (r *reader) blkioV1(dir string) []BlkioEntry {
 	}
 	var list []BlkioEntry
 	for i, file := range []string{"blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_serviced_recursive"} {
-		text, err := os.ReadFile(filepath.Join(dir, file))
+		text, err := rawfile.Read(filepath.Join(dir, file))
 		r.note(err)
 		for line := range strings.Lines(string(text)) {
 			f := strings.Fields(line) // "8:0 Read 4096"; the last line is a sum
@@ -178,7 +180,7 @@ func (r *reader) blkioV1(dir string) []BlkioEntry {
 }
 
 func (r *reader) blkioV2(dir string) []BlkioEntry {
-	text, err := os.ReadFile(filepath.Join(dir, "io.stat"))
+	text, err := rawfile.Read(filepath.Join(dir, "io.stat"))
 	r.note(err)
 	var list []BlkioEntry
 	for line := range strings.Lines(string(text)) {
@@ -235,7 +237,7 @@ func (g *Group) OOMKills() (uint64, error) {
 
 // readNumber reads a file of one number; "max" is 0: no limit.
 func readNumber(file string) (uint64, error) {
-	text, err := os.ReadFile(file)
+	text, err := rawfile.Read(file)
 	if err != nil {
 		return 0, err
 	}

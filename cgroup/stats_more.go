@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"gantry/rawfile"
 )
 
 // MoreStats are readings that few ask for, so that Stats stays quick. JSON names are those of runc's events.
@@ -96,7 +98,7 @@ func (r *reader) perCPU(dir string) (user, kernel []uint64) {
 	if dir == "" {
 		return nil, nil
 	}
-	text, err := os.ReadFile(filepath.Join(dir, "cpuacct.usage_all"))
+	text, err := rawfile.Read(filepath.Join(dir, "cpuacct.usage_all"))
 	r.note(err)
 	_, table, _ := strings.Cut(string(text), "\n")
 	for line := range strings.Lines(table) {
@@ -124,7 +126,7 @@ func (s *CPUSetStats) switches(r *reader, dir string) {
 	if dir == "" {
 		return
 	}
-	text, err := os.ReadFile(filepath.Join(dir, "cpuset.sched_relax_domain_level"))
+	text, err := rawfile.Read(filepath.Join(dir, "cpuset.sched_relax_domain_level"))
 	r.note(err)
 	s.SchedRelaxDomainLevel, _ = strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64) // the kernel writes numbers
 }
@@ -163,7 +165,7 @@ func (r *reader) ranges(dir, file string) []uint16 {
 	if dir == "" {
 		return nil
 	}
-	text, err := os.ReadFile(filepath.Join(dir, file))
+	text, err := rawfile.Read(filepath.Join(dir, file))
 	r.note(err)
 	var list []uint16
 	for part := range strings.SplitSeq(strings.TrimSpace(string(text)), ",") {
@@ -187,7 +189,7 @@ func (r *reader) ranges(dir, file string) []uint16 {
 
 // pressure reads a v2 file of pressure; nil where the kernel has none, or has it switched off.
 func (r *reader) pressure(dir, resource string) *Pressure {
-	text, err := os.ReadFile(filepath.Join(dir, resource+".pressure"))
+	text, err := rawfile.Read(filepath.Join(dir, resource+".pressure"))
 	if err != nil {
 		return nil
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -12,6 +11,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"gantry/rawfile"
 )
 
 const (
@@ -177,7 +178,7 @@ func (s Scope) group(h *host, pid int) (*Group, error) {
 
 // pathOf is the group of a process in the hierarchy that systemd keeps its units in.
 func pathOf(pid int, v2 bool) (string, error) {
-	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
+	text, err := rawfile.Read("/proc/" + strconv.Itoa(pid) + "/cgroup")
 	if err != nil {
 		return "", err
 	}

@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unsafe"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"gantry/rawfile"
 	"gantry/spawn"
 )
 
@@ -29,6 +31,7 @@ type builder struct {
 	ofBundle bool                                  // the root is the directory that the bundle names
 	ending   *spawn.FD                             // readable when a signal wants the waiting process to end; nil: it ends by itself
 	late     []string                              // mount points that become read-only in the end
+	mounted  []string                              // mount points of the configuration, as far as the plan has come
 	idMaps   map[string]int                        // descriptors of user namespaces, by their maps
 	joined   map[specs.LinuxNamespaceType]spawn.FD // namespaces that have a path
 
@@ -114,7 +117,7 @@ func (b *builder) writeOwn(what, name, text string) {
 		return
 	}
 	b.byParent(what, func(child *spawn.Process) error {
-		return os.WriteFile(fmt.Sprintf("/proc/%d/%s", child.Pid, name), []byte(text), 0)
+		return rawfile.Write(fmt.Sprintf("/proc/%d/%s", child.Pid, name), []byte(text), 0)
 	})
 }
 
@@ -179,8 +182,8 @@ func (b *builder) release(path string) {
 
 // mkdirs adds steps that make the directories of a path in the container's root, where missing.
 func (b *builder) mkdirs(path string) {
-	above := "/"
-	for part := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
+	above := b.mountAbove(path)
+	for part := range strings.SplitSeq(strings.Trim(strings.TrimPrefix(path, above), "/"), "/") {
 		b.resolve("open directory "+above, above, unix.O_PATH|unix.O_DIRECTORY)
 		at := filepath.Join(above, part)
 		b.add("make directory "+at, unix.SYS_MKDIRAT, spawn.Of(slotScratch), spawn.Str(part), spawn.Flags(0o755, "0755")).
@@ -188,6 +191,16 @@ func (b *builder) mkdirs(path string) {
 		b.release(above)
 		above = at
 	}
+}
+
+// mountAbove is the last mount point above a path that the plan has mounted something on: it is there. Else the root.
+func (b *builder) mountAbove(path string) string {
+	for _, point := range slices.Backward(b.mounted) {
+		if strings.HasPrefix(path, point+"/") {
+			return point
+		}
+	}
+	return "/"
 }
 
 // bytesOf is the memory of a structure that a system call reads.

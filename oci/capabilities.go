@@ -1,10 +1,11 @@
 package oci
 
 import (
-	"os"
 	"strconv"
 	"strings"
 	"sync"
+
+	"gantry/rawfile"
 )
 
 // capabilityNames are the capabilities by number; see capabilities(7) and linux/capability.h.
@@ -20,7 +21,7 @@ var capabilityNames = []string{
 // lastCapability is the highest number that the running kernel knows, and we do.
 var lastCapability = sync.OnceValue(func() int {
 	last := len(capabilityNames) - 1
-	if text, err := os.ReadFile("/proc/sys/kernel/cap_last_cap"); err == nil {
+	if text, err := rawfile.Read("/proc/sys/kernel/cap_last_cap"); err == nil {
 		if n, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
 			last = min(last, n)
 		}

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -25,9 +26,9 @@ func (b *builder) cgroupMount(m specs.Mount, o mountOptions) error {
 	if err != nil {
 		return err
 	}
-	var group map[string]string
-	if !own && !b.dry {
-		if group, err = b.cgroupDirs(); err != nil {
+	var dirs map[string]string // of the host's, in place of file systems of its own
+	if !own {
+		if dirs, err = b.cgroupDirs(); err != nil {
 			return err
 		}
 	}
@@ -35,8 +36,10 @@ func (b *builder) cgroupMount(m specs.Mount, o mountOptions) error {
 	b.target(m.Destination, true, 0)
 	b.enter(m.Destination)
 	b.mount("mount tmpfs on "+m.Destination, "tmpfs", "tmpfs", o.flags&^unix.MS_RDONLY, names, "mode=755,size=64k")
+	b.resolve("open "+m.Destination, m.Destination, unix.O_PATH|unix.O_DIRECTORY)
+	b.enter(m.Destination) // where nobody else has made anything: names need no check
 	for _, controllers := range hierarchies {
-		if err := b.hierarchy(m.Destination, controllers, o, group); err != nil {
+		if err := b.hierarchy(m.Destination, controllers, o, dirs); err != nil {
 			return err
 		}
 	}
@@ -61,31 +64,44 @@ func (b *builder) unifiedCgroup(m specs.Mount, o mountOptions, own bool) error {
 		b.settle(m.Destination, o)
 		return nil
 	}
-	if b.dry {
-		return b.bind(specs.Mount{Source: "/sys/fs/cgroup" + b.cgroupPath(), Destination: m.Destination}, o)
-	}
-	group, err := b.cgroupDirs()
+	dirs, err := b.cgroupDirs()
 	if err != nil {
 		return err
 	}
 	o.bind = true
-	return b.bind(specs.Mount{Source: group[""], Destination: m.Destination}, o)
+	return b.bind(specs.Mount{Source: dirs[""], Destination: m.Destination}, o)
 }
 
-// hierarchy shows one v1 hierarchy in its directory: a mount of its own, or a bind of the group's directory.
-func (b *builder) hierarchy(destination string, controllers []string, o mountOptions, group map[string]string) error {
-	name := strings.Join(controllers, ",")
-	dir := destination + "/" + strings.TrimPrefix(name, "name=")
-	if group != nil {
-		return b.bind(specs.Mount{Source: group[controllers[0]], Destination: dir}, mountOptions{bind: true, flags: o.flags})
+// hierarchy shows one v1 hierarchy below the working directory: a mount of its own, or a bind of the host's directory.
+func (b *builder) hierarchy(destination string, controllers []string, o mountOptions, dirs map[string]string) error {
+	data := strings.Join(controllers, ",")
+	name := strings.TrimPrefix(data, "name=")
+	if name != data {
+		data = "none," + data
 	}
-	b.target(dir, true, 0)
-	b.enter(dir)
-	data := name
-	if strings.HasPrefix(name, "name=") {
-		data = "none," + name
+	point := destination + "/" + name
+	b.add("make directory "+point, unix.SYS_MKDIRAT, spawn.Int(unix.AT_FDCWD), spawn.Str(name), spawn.Flags(0o755, "0755"))
+	if dirs == nil {
+		b.mountOn(name, "mount cgroup on "+point, "cgroup", "cgroup", o.flags, o.flagNames, data)
+		return nil
 	}
-	b.mount("mount cgroup on "+dir, "cgroup", "cgroup", o.flags, o.flagNames, data)
+	source, there := dirs[controllers[0]]
+	if !there {
+		return nil // it was mounted after the container's cgroup had been made
+	}
+	fd := spawn.FD{Name: source}
+	if !b.dry {
+		num, err := b.cloneTree(source, false)
+		if err != nil {
+			return fmt.Errorf("mount on %s: %w", point, err)
+		}
+		fd = b.fd(num, source)
+		if err := b.bindAttributes(num, specs.Mount{}, mountOptions{bind: true, flags: o.flags}); err != nil {
+			return fmt.Errorf("mount %s on %s: %w", source, point, err)
+		}
+	}
+	b.add("bind "+source+" to "+point, unix.SYS_MOVE_MOUNT, spawn.Desc(fd), spawn.Str(""), spawn.Int(unix.AT_FDCWD), spawn.Str(name),
+		spawn.Flags(unix.MOVE_MOUNT_F_EMPTY_PATH, "MOVE_MOUNT_F_EMPTY_PATH"))
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/cgroup"
+	"gantry/rawfile"
 	"gantry/spawn"
 )
 
@@ -224,7 +225,7 @@ func (b *builder) adjustOOM(byParent bool) {
 		return
 	}
 	b.byParent(name, func(child *spawn.Process) error {
-		return os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", child.Pid), []byte(fmt.Sprint(*adj)), 0)
+		return rawfile.Write(fmt.Sprintf("/proc/%d/oom_score_adj", child.Pid), []byte(fmt.Sprint(*adj)), 0)
 	})
 }
 

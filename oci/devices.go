@@ -12,6 +12,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"gantry/rawfile"
 	"gantry/spawn"
 )
 
@@ -84,31 +85,57 @@ func (b *builder) devices() error {
 	for _, d := range b.spec.Linux.Devices {
 		own[d.Path] = true
 	}
+	dir := openDirectory{b: b}
 	for _, d := range defaultDevices {
 		if own[d.Path] {
 			continue
 		}
-		if err := b.device(d); err != nil {
+		if err := b.device(d, &dir); err != nil {
 			return err
 		}
 	}
 	for i, d := range b.spec.Linux.Devices {
 		b.at(fmt.Sprintf("linux.devices[%d]", i))
-		if err := b.device(d); err != nil {
+		if err := b.device(d, &dir); err != nil {
 			return err
 		}
 	}
 	b.at("")
-	b.resolve("open directory /dev", "/dev", unix.O_PATH|unix.O_DIRECTORY)
+	dir.open("/dev")
 	for _, l := range deviceLinks {
 		b.add("link /dev/"+l.name, unix.SYS_SYMLINKAT, spawn.Str(l.target), spawn.Of(slotScratch), spawn.Str(l.name)).Ignore = []unix.Errno{unix.EEXIST, unix.EROFS}
 	}
-	b.release("/dev")
+	dir.close()
 	return nil
 }
 
+// openDirectory is the directory that is in the scratch slot, for as many steps as want it. "": none.
+type openDirectory struct {
+	b    *builder
+	path string
+}
+
+func (o *openDirectory) open(path string) {
+	if o.path == path {
+		return
+	}
+	o.close()
+	if path != "/dev" && path != "/" {
+		o.b.mkdirs(path)
+	}
+	o.b.resolve("open directory "+path, path, unix.O_PATH|unix.O_DIRECTORY)
+	o.path = path
+}
+
+func (o *openDirectory) close() {
+	if o.path != "" {
+		o.b.release(o.path)
+		o.path = ""
+	}
+}
+
 // device makes a node; a user namespace may not, and gets the host's by a bind.
-func (b *builder) device(d specs.LinuxDevice) error {
+func (b *builder) device(d specs.LinuxDevice, dir *openDirectory) error {
 	kinds := map[string]uint32{"c": unix.S_IFCHR, "u": unix.S_IFCHR, "b": unix.S_IFBLK, "p": unix.S_IFIFO}
 	kind, known := kinds[d.Type]
 	if !known {
@@ -121,9 +148,10 @@ func (b *builder) device(d specs.LinuxDevice) error {
 		if filepath.Clean(d.Path) == "/dev/ptmx" {
 			return nil // the link to the container's own stands for it: the host's would open the host's terminals
 		}
+		dir.close()
 		return b.bindDevice(d, kind)
 	}
-	b.makeNode(d, kind)
+	b.makeNode(d, kind, dir)
 	return nil
 }
 
@@ -152,17 +180,14 @@ func (b *builder) bindDevice(d specs.LinuxDevice, kind uint32) error {
 }
 
 // makeNode makes a device in place of whatever the image has under its name. What config.json mounted there stays.
-func (b *builder) makeNode(d specs.LinuxDevice, kind uint32) {
+func (b *builder) makeNode(d specs.LinuxDevice, kind uint32, in *openDirectory) {
 	mode := uint32(defaultDeviceMode)
 	if d.FileMode != nil {
 		mode = uint32(d.FileMode.Perm())
 	}
 	path, number := filepath.Clean(d.Path), unix.Mkdev(uint32(d.Major), uint32(d.Minor))
 	dir, name := filepath.Dir(path), filepath.Base(path)
-	if dir != "/dev" && dir != "/" {
-		b.mkdirs(dir)
-	}
-	b.resolve("open directory "+dir, dir, unix.O_PATH|unix.O_DIRECTORY)
+	in.open(dir)
 	b.add("make way for device "+path, unix.SYS_UNLINKAT, spawn.Of(slotScratch), spawn.Str(name), spawn.Int(0)).Ignore = []unix.Errno{unix.ENOENT, unix.EBUSY, unix.EROFS}
 	s := b.add("make device "+path, unix.SYS_MKNODAT, spawn.Of(slotScratch), spawn.Str(name), spawn.Flags(uint64(kind|mode), fmt.Sprintf("%#o", kind|mode)),
 		spawn.Flags(number, fmt.Sprintf("%d:%d", unix.Major(number), unix.Minor(number))))
@@ -179,7 +204,6 @@ func (b *builder) makeNode(d specs.LinuxDevice, kind uint32) {
 		b.add(fmt.Sprintf("give %s to %d:%d", path, uid, gid), unix.SYS_FCHOWNAT, spawn.Of(slotScratch), spawn.Str(name), spawn.Int(uid), spawn.Int(gid),
 			spawn.Flags(unix.AT_SYMLINK_NOFOLLOW, "AT_SYMLINK_NOFOLLOW"))
 	}
-	b.release(dir)
 }
 
 // isForAllDevices tells a rule that leaves nothing to those before it.
@@ -190,6 +214,6 @@ func isForAllDevices(r specs.LinuxDeviceCgroup) bool {
 
 // isHostRoot tells whether this process is root, and of no user namespace below the host's; see user_namespaces(7).
 var isHostRoot = sync.OnceValue(func() bool {
-	text, err := os.ReadFile("/proc/self/uid_map")
+	text, err := rawfile.Read("/proc/self/uid_map")
 	return err == nil && os.Geteuid() == 0 && slices.Equal(strings.Fields(string(text)), []string{"0", "0", "4294967295"})
 })

@@ -2,12 +2,14 @@ package oci
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"gantry/oci/user"
+	"gantry/rawfile"
 )
 
 // environment gives each variable its last value, and a home to who was given none: that of the user in the container's
@@ -37,7 +39,7 @@ func (b *builder) environment(root string) error {
 }
 
 func homeOf(root string, uid uint32) string {
-	dir, err := os.OpenRoot(root)
+	dir, err := rawfile.Open(root, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return "/"
 	}

@@ -15,6 +15,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"gantry/rawfile"
 	"gantry/spawn"
 )
 
@@ -128,7 +129,7 @@ func (h *hookRunner) seenFromInside(list []specs.LinuxNamespace, pid int) (*hook
 	if !slices.ContainsFunc(list, func(n specs.LinuxNamespace) bool { return n.Type == specs.PIDNamespace }) {
 		return &inside, nil
 	}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	status, err := rawfile.Read(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return nil, fmt.Errorf("find the container's pid from inside: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"gantry/rawfile"
 	"gantry/spawn"
 )
 
@@ -17,7 +18,7 @@ const unconfined = "unconfined"
 
 // hasAppArmor tells whether the kernel enforces AppArmor profiles.
 var hasAppArmor = sync.OnceValue(func() bool {
-	text, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+	text, err := rawfile.Read("/sys/module/apparmor/parameters/enabled")
 	return err == nil && strings.HasPrefix(string(text), "Y")
 })
 

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/cgroup"
+	"gantry/rawfile"
 	"gantry/spawn"
 )
 
@@ -25,7 +26,7 @@ var lenient = json.JoinOptions(json.MatchCaseInsensitiveNames(true), jsontext.Al
 
 // ReadSpec reads a bundle's config.json.
 func ReadSpec(bundle string) (*specs.Spec, error) {
-	text, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	text, err := rawfile.Read(filepath.Join(bundle, "config.json"))
 	if err != nil {
 		return nil, fmt.Errorf("read bundle: %w", err)
 	}

@@ -9,6 +9,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"gantry/rawfile"
 )
 
 // A container's lock file lets one process at a time change it. Its modification time is the moment in which the
@@ -38,7 +40,7 @@ func (c *Container) begin() (unlock func(), err error) {
 		if err := os.Mkdir(c.dir(), 0o711); err != nil {
 			return nil, fmt.Errorf("make the state directory: %w", err)
 		}
-		f, err := os.OpenFile(c.lockFile(), os.O_CREATE|os.O_RDWR, 0o600)
+		f, err := rawfile.Open(c.lockFile(), os.O_CREATE|os.O_RDWR, 0o600)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
@@ -86,7 +88,7 @@ func (c *Container) lock() (unlock func(), err error) {
 		flags |= os.O_CREATE
 	}
 	for {
-		f, err := os.OpenFile(c.lockFile(), flags, 0o600)
+		f, err := rawfile.Open(c.lockFile(), flags, 0o600)
 		if errors.Is(err, os.ErrNotExist) {
 			return nil, c.errGone()
 		}
@@ -124,10 +126,21 @@ func (c *Container) remove() error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	if err := os.RemoveAll(aside); err != nil && !errors.Is(err, unix.ENOTEMPTY) { // else the next one of the id is there, to be removed
+	if err := removeState(aside); err != nil && !errors.Is(err, unix.ENOTEMPTY) { // else the next one of the id is there, to be removed
 		return err
 	}
 	return nil
+}
+
+// removeState removes a container's directory. What is in it is known, but for what a killed create or start has left.
+func removeState(dir string) error {
+	for _, name := range []string{"state.json", "lock"} {
+		_ = unix.Unlink(filepath.Join(dir, name)) // else the directory stays
+	}
+	if err := unix.Rmdir(dir); err == nil || err == unix.ENOENT {
+		return nil
+	}
+	return os.RemoveAll(dir)
 }
 
 // bornAt is when the container that now has the id was made; 0 if nobody knows.
@@ -141,7 +154,7 @@ func (c *Container) bornAt() (int64, error) {
 
 // unfinished is the status of a container whose process is not known yet: it is being created, or its creator was killed.
 func (c *Container) unfinished() specs.ContainerState {
-	f, err := os.Open(c.lockFile())
+	f, err := rawfile.Open(c.lockFile(), os.O_RDONLY, 0)
 	if err != nil {
 		return specs.StateStopped
 	}

@@ -45,6 +45,7 @@ func (b *builder) mounts() error {
 		if err != nil {
 			return fmt.Errorf("config.json: mounts[%d]: %w", i, err)
 		}
+		b.mounted = append(b.mounted, m.Destination)
 	}
 	return nil
 }
@@ -264,6 +265,11 @@ func (b *builder) enter(path string) {
 
 // mount mounts a file system on the working directory: see enter.
 func (b *builder) mount(name, source, kind string, flags uint64, flagNames []string, data string) *spawn.Step {
+	return b.mountOn(".", name, source, kind, flags, flagNames, data)
+}
+
+// mountOn mounts a file system on a directory.
+func (b *builder) mountOn(target, name, source, kind string, flags uint64, flagNames []string, data string) *spawn.Step {
 	shown := strings.Join(flagNames, "|")
 	if shown == "" {
 		shown = "0"
@@ -272,7 +278,7 @@ func (b *builder) mount(name, source, kind string, flags uint64, flagNames []str
 	if data != "" {
 		payload = spawn.Str(data)
 	}
-	return b.add(name, unix.SYS_MOUNT, spawn.Str(source), spawn.Str("."), spawn.Str(kind), spawn.Flags(flags, shown), payload)
+	return b.add(name, unix.SYS_MOUNT, spawn.Str(source), spawn.Str(target), spawn.Str(kind), spawn.Flags(flags, shown), payload)
 }
 
 // remount changes the flags, and with a type the options, of what is mounted already.

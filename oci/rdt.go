@@ -14,6 +14,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"gantry/rawfile"
 	"gantry/spawn"
 )
 
@@ -322,7 +323,7 @@ func (s *rdtState) removeFrom(mount string) error {
 
 // inUse tells whether a living process is in a class.
 func inUse(class string) (bool, error) {
-	text, err := os.ReadFile(filepath.Join(class, "tasks"))
+	text, err := rawfile.Read(filepath.Join(class, "tasks"))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return false, fmt.Errorf("linux.intelRdt: %w", err)
 	}
@@ -357,7 +358,7 @@ func writeLine(path, line string) error {
 
 // reason adds what the kernel says of the last operation that failed.
 func reason(mount string, err error) error {
-	text, readErr := os.ReadFile(filepath.Join(mount, "info/last_cmd_status"))
+	text, readErr := rawfile.Read(filepath.Join(mount, "info/last_cmd_status"))
 	if says := strings.TrimSpace(string(text)); readErr == nil && says != "" && says != "ok" {
 		return fmt.Errorf("%w: %s", err, says)
 	}

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"gantry/rawfile"
 )
 
 // schemata are the limits of a class: by resource (L3, L2DATA, MB, …), and in there by domain.
@@ -44,7 +46,7 @@ func (s *rdtState) compare(mount string, wanted []string) error {
 	if len(wanted) == 0 {
 		return nil
 	}
-	text, err := os.ReadFile(filepath.Join(s.class(mount), "schemata"))
+	text, err := rawfile.Read(filepath.Join(s.class(mount), "schemata"))
 	if err != nil {
 		return fmt.Errorf("linux.intelRdt: %w", err)
 	}
@@ -94,7 +96,7 @@ func sameValue(mount, resource, want, is string) bool {
 
 // readNumber reads a file that has one.
 func readNumber(path string) (uint64, error) {
-	text, err := os.ReadFile(path)
+	text, err := rawfile.Read(path)
 	if err != nil {
 		return 0, err
 	}
@@ -160,15 +162,15 @@ func (c *Container) RDTStats() (*RDTStats, error) {
 		n, _ := readNumber(filepath.Join(mount, "info", path)) // there is none in older kernels
 		return n
 	}
-	own, err := os.ReadFile(filepath.Join(rec.RDT.class(mount), "schemata"))
+	own, err := rawfile.Read(filepath.Join(rec.RDT.class(mount), "schemata"))
 	if err != nil {
 		return nil, fmt.Errorf("linux.intelRdt: %w", err)
 	}
-	root, err := os.ReadFile(filepath.Join(mount, "schemata"))
+	root, err := rawfile.Read(filepath.Join(mount, "schemata"))
 	if err != nil {
 		return nil, fmt.Errorf("linux.intelRdt: %w", err)
 	}
-	if mask, err := os.ReadFile(filepath.Join(mount, "info/L3/cbm_mask")); err == nil {
+	if mask, err := rawfile.Read(filepath.Join(mount, "info/L3/cbm_mask")); err == nil {
 		out.L3 = &RDTCache{strings.TrimSpace(string(mask)), number("L3/min_cbm_bits"), number("L3/num_closids")}
 		out.L3Root, out.L3Schema = lineOf(root, "L3:"), lineOf(own, "L3:")
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/oci/criu"
+	"gantry/rawfile"
 )
 
 // Restore makes a container of what Checkpoint has saved; it runs when Restore returns. On error nothing is left.
@@ -243,7 +244,7 @@ func (j *criuJob) inherited(o CreateOptions) ([]*os.File, error) {
 		j.opts.InheritFDs = append(j.opts.InheritFDs, criu.InheritFD{Key: externalKey(kind), FD: first + len(files)})
 		files = append(files, f)
 	}
-	text, err := os.ReadFile(filepath.Join(j.o.ImagePath, descriptorsFile))
+	text, err := rawfile.Read(filepath.Join(j.o.ImagePath, descriptorsFile))
 	if err != nil {
 		return nil, err
 	}
@@ -311,7 +312,7 @@ func (j *criuJob) runRestore(ctx context.Context, rec *record, group *newGroup, 
 
 // cgroupRoots tells criu where the cgroups of the images are now: where it is itself.
 func (j *criuJob) cgroupRoots(criuPid int) error {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", criuPid))
+	text, err := rawfile.Read(fmt.Sprintf("/proc/%d/cgroup", criuPid))
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/oci/inroot"
+	"gantry/rawfile"
 )
 
 // mountPoint is where a mount is, all links resolved: criu knows it by that.
@@ -37,7 +38,7 @@ func (j *criuJob) findMountPoints(pid int) error {
 		return err
 	}
 	defer root.Close()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))
+	text, err := rawfile.Read(fmt.Sprintf("/proc/%d/mountinfo", pid))
 	if err != nil {
 		return err
 	}

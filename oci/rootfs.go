@@ -13,6 +13,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"gantry/rawfile"
 	"gantry/spawn"
 )
 
@@ -160,7 +161,7 @@ func (b *builder) moveRoot() error {
 
 // mountsOf lists where file systems of the given types are mounted, in order; see proc_pid_mountinfo(5).
 func mountsOf(types ...string) ([]string, error) {
-	text, err := os.ReadFile("/proc/self/mountinfo")
+	text, err := rawfile.Read("/proc/self/mountinfo")
 	if err != nil {
 		return nil, fmt.Errorf("list the host's mounts: %w", err)
 	}

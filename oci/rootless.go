@@ -72,6 +72,9 @@ func (rec *record) end() error {
 // cgroupDirs are the directories of the container's cgroup by controller; where it has none, those of the cgroup that
 // it stays in, this program's.
 func (b *builder) cgroupDirs() (map[string]string, error) {
+	if b.dry {
+		return cgroup.Paths(b.cgroupPath())
+	}
 	group, err := cgroup.Open(b.cgroupPath())
 	switch {
 	case err == nil && !b.rootless:

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/cgroup"
+	"gantry/rawfile"
 )
 
 // record is a container's state.json: what another process needs to go on.
@@ -103,7 +104,7 @@ func (r *Runtime) save(rec *record) error {
 func (r *Runtime) prepare(rec *record) error {
 	text, err := json.Marshal(rec, lenient)
 	if err == nil {
-		err = os.WriteFile(r.stateFile(rec.ID)+".new", text, 0o600)
+		err = rawfile.Write(r.stateFile(rec.ID)+".new", text, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("store state of container %s: %w", rec.ID, err)
@@ -129,7 +130,7 @@ func (c *Container) load() (*record, error) {
 		}
 		return nil, c.errGone()
 	}
-	text, err := os.ReadFile(c.runtime.stateFile(c.ID))
+	text, err := rawfile.Read(c.runtime.stateFile(c.ID))
 	if err != nil {
 		if errors.Is(err, os.ErrNotExist) {
 			return nil, c.errGone()
@@ -251,7 +252,7 @@ func (c *Container) Cgroup() (*cgroup.Group, error) {
 
 // processStat reads the start time and the state of a process; see proc_pid_stat(5).
 func processStat(pid int) (start uint64, state byte, err error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	text, err := rawfile.Read(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, 0, err
 	}

@@ -8,6 +8,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"gantry/rawfile"
 	"gantry/spawn"
 )
 
@@ -37,7 +38,7 @@ func mapsOf(ns spawn.FD) (uids, gids string, err error) {
 	p.Add("join user namespace "+ns.Name, unix.SYS_SETNS, spawn.Desc(ns), spawn.Flags(unix.CLONE_NEWUSER, "CLONE_NEWUSER"))
 	p.Steps = append(p.Steps, spawn.Step{Name: "read the id maps", Sync: func(child *spawn.Process) error {
 		for file, text := range map[string]*string{"uid_map": &uids, "gid_map": &gids} {
-			read, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", child.Pid, file))
+			read, err := rawfile.Read(fmt.Sprintf("/proc/%d/%s", child.Pid, file))
 			if err != nil {
 				return err
 			}

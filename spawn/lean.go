@@ -2,13 +2,14 @@ package spawn
 
 import (
 	"bytes"
-	"os"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	_ "unsafe" // for go:linkname
 
 	"golang.org/x/sys/unix"
+
+	"gantry/rawfile"
 )
 
 // iscgo tells that there is a C library beside Go's runtime.
@@ -58,7 +59,7 @@ func (k *keeper) leave() { k.arenas.RUnlock() }
 func (k *keeper) mark() {
 	k.arenas.Lock()
 	defer k.arenas.Unlock()
-	text, err := os.ReadFile("/proc/self/maps")
+	text, err := rawfile.Read("/proc/self/maps")
 	if err != nil {
 		return
 	}

@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"gantry/rawfile"
 )
 
 // CanSeal tells whether Plan.Seal works: the kernel lets a process with CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE say
@@ -120,7 +122,7 @@ func (m *memoryMap) bytes() []byte {
 
 // read takes what is so now from the fields that proc_pid_stat(5) numbers from 1.
 func (m *memoryMap) read() error {
-	text, err := os.ReadFile("/proc/self/stat")
+	text, err := rawfile.Read("/proc/self/stat")
 	if err != nil {
 		return err
 	}
@@ -157,7 +159,7 @@ func mapsOfSelf() ([]mapping, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := os.ReadFile("/proc/self/maps")
+	text, err := rawfile.Read("/proc/self/maps")
 	if err != nil {
 		return nil, err
 	}

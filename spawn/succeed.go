@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"gantry/rawfile"
 )
 
 // replace makes the successor that the child has cloned (its descriptor heir there) the Process, and ends the child.
@@ -27,7 +29,7 @@ func (p *Process) replace(heir int) error {
 
 // pidOf is the pid, as this process sees it, that a pidfd refers to; see proc_pid_fdinfo(5).
 func pidOf(pidfd int) (int, error) {
-	text, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(pidfd))
+	text, err := rawfile.Read("/proc/self/fdinfo/" + strconv.Itoa(pidfd))
 	if err != nil {
 		return 0, fmt.Errorf("find a successor's pid: %w", err)
 	}

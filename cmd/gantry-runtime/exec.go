@@ -7,7 +7,6 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
-	"os"
 	"strconv"
 	"strings"
 
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/oci"
+	"gantry/rawfile"
 )
 
 // execFlags are those of exec.
@@ -113,7 +113,7 @@ func (e *failedExec) Unwrap() error { return e.error }
 // build is the process that flags and arguments ask for, on top of the container's own.
 func (x *execFlags) build(own *specs.Process, command []string) (*specs.Process, error) {
 	if x.process != "" {
-		text, err := os.ReadFile(x.process)
+		text, err := rawfile.Read(x.process)
 		if err != nil {
 			return nil, fmt.Errorf("read the process: %w", err)
 		}

@@ -57,7 +57,7 @@ func (s *identities) resolve(q identityQuery) (identity, error) {
 		layers = append([]string{q.upper}, layers...)
 	}
 	var id user.Identity
-	err = withRoot(layers, func(root *os.Root) (err error) {
+	err = withRoot(layers, func(root *os.File) (err error) {
 		id, err = user.Resolve(root, q.user, q.groups)
 		return err
 	})
@@ -77,16 +77,12 @@ func (s *identities) resolve(q identityQuery) (identity, error) {
 
 // withRoot calls f with a read-only view of layers (topmost first) stacked by overlay. The mount is detached: it
 // has no place in any mount table and ends with the call.
-func withRoot(layers []string, f func(*os.Root) error) error {
+func withRoot(layers []string, f func(*os.File) error) error {
 	fd, err := stack(layers)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
-	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", fd))
-	if err != nil {
-		return fmt.Errorf("open the image's root: %w", err)
-	}
+	root := os.NewFile(uintptr(fd), "the image's root")
 	return errors.Join(f(root), root.Close())
 }
 

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/oci/inroot"
+	"gantry/rawfile"
 )
 
 const (
@@ -31,7 +32,7 @@ type group struct {
 }
 
 // readUsers reads passwd(5). Lines that do not have proper ids are passed over.
-func readUsers(root *os.Root) ([]passwd, error) {
+func readUsers(root *os.File) ([]passwd, error) {
 	var all []passwd
 	err := eachLine(root, "etc/passwd", func(fields []string) {
 		if len(fields) < 4 || fields[0] == "" {
@@ -57,7 +58,7 @@ func isHome(s string) bool {
 }
 
 // readGroups reads group(5). Lines that do not have a proper id are passed over.
-func readGroups(root *os.Root) ([]group, error) {
+func readGroups(root *os.File) ([]group, error) {
 	var all []group
 	err := eachLine(root, "etc/group", func(fields []string) {
 		if len(fields) < 3 || fields[0] == "" {
@@ -77,7 +78,7 @@ func readGroups(root *os.Root) ([]group, error) {
 }
 
 // eachLine calls f with the colon-separated fields of each line of a file below root that is neither empty nor a comment.
-func eachLine(root *os.Root, path string, f func(fields []string)) error {
+func eachLine(root *os.File, path string, f func(fields []string)) error {
 	file, err := openRegular(root, path)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil
@@ -104,15 +105,10 @@ func eachLine(root *os.Root, path string, f func(fields []string)) error {
 	return nil
 }
 
-// openRegular opens a regular file, links resolved as if root were "/" (openat2(2), RESOLVE_IN_ROOT), which os.Root
-// does not do for absolute links. A FIFO or a device is recognised before it is opened: opening could block or act.
-func openRegular(root *os.Root, path string) (*os.File, error) {
-	dir, err := root.Open(".")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = dir.Close() }()
-	fd, err := inroot.Open(int(dir.Fd()), path, unix.O_PATH, 0)
+// openRegular opens a regular file, links resolved as if root were "/" (openat2(2), RESOLVE_IN_ROOT). A FIFO or a device
+// is recognised before it is opened: opening could block or act.
+func openRegular(root *os.File, path string) (*os.File, error) {
+	fd, err := inroot.Open(int(root.Fd()), path, unix.O_PATH, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -124,5 +120,5 @@ func openRegular(root *os.Root, path string) (*os.File, error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, errors.New("not a regular file")
 	}
-	return os.Open(fmt.Sprintf("/proc/self/fd/%d", fd))
+	return rawfile.Open(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_RDONLY, 0)
 }

@@ -35,9 +35,9 @@ type Identity struct {
 }
 
 // Resolve resolves "user", "user:group", "uid", "uid:gid" and mixtures, as docker's --user does, with extra groups by
-// name or number. root is the container's root; files missing there are empty. A number is always the number,
+// name or number. root is the container's root directory, opened in any way (open(2), O_PATH); files missing there are empty. A number is always the number,
 // 0 to 2³¹-1; names must exist. The group file's memberships count only if spec names no group.
-func Resolve(root *os.Root, spec string, extra []string) (Identity, error) {
+func Resolve(root *os.File, spec string, extra []string) (Identity, error) {
 	userArg, groupArg, _ := strings.Cut(spec, ":")
 	if strings.Contains(groupArg, ":") {
 		return Identity{}, fmt.Errorf("user %q: %w", spec, ErrSyntax)
@@ -82,7 +82,7 @@ func Resolve(root *os.Root, spec string, extra []string) (Identity, error) {
 }
 
 // findUser resolves the part before the colon; "" is root. The first matching line counts.
-func findUser(root *os.Root, arg string) (Identity, error) {
+func findUser(root *os.File, arg string) (Identity, error) {
 	uid, isNumber, err := number(arg)
 	if err != nil {
 		return Identity{}, fmt.Errorf("user %q: %w", arg, err)

@@ -1,0 +1,78 @@
+// Package rawfile opens, reads and writes the kernel's files, of /proc and of cgroups, and other small ones. The os
+// package prepares every file to be waited for (epoll_ctl(2), fcntl(2)), which for these is more work than what is done with
+// them. Errors are *os.PathError.
+package rawfile
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Open is os.OpenFile for files that never block.
+func Open(path string, flags int, perm os.FileMode) (*os.File, error) {
+	fd, err := open(path, flags, perm)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+func open(path string, flags int, perm os.FileMode) (int, error) {
+	for {
+		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, uint32(perm.Perm()))
+		if err == nil {
+			return fd, nil
+		}
+		if err != unix.EINTR {
+			return -1, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+	}
+}
+
+// Read returns a file's content.
+func Read(path string) ([]byte, error) {
+	fd, err := open(path, unix.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	text := make([]byte, 0, 1024)
+	for {
+		if len(text) == cap(text) {
+			text = append(text, make([]byte, 3*cap(text))...)[:len(text)]
+		}
+		n, err := unix.Read(fd, text[len(text):cap(text)])
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return nil, &os.PathError{Op: "read", Path: path, Err: err}
+		case n == 0:
+			return text, nil
+		}
+		text = text[:len(text)+n]
+	}
+}
+
+// Write makes the file have this content, as os.WriteFile.
+func Write(path string, text []byte, perm os.FileMode) error {
+	fd, err := open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC, perm)
+	if err != nil {
+		return err
+	}
+	for err == nil && len(text) > 0 {
+		var n int
+		if n, err = unix.Write(fd, text); err == unix.EINTR {
+			n, err = 0, nil
+		}
+		text = text[max(n, 0):]
+	}
+	if closeErr := unix.Close(fd); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return &os.PathError{Op: "write", Path: path, Err: err}
+	}
+	return nil
+}
