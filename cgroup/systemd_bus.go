@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -42,12 +41,32 @@ func busPath(address string) string {
 		}
 		for option := range strings.SplitSeq(options, ",") {
 			text, isPath := strings.CutPrefix(option, "path=")
-			if path, err := url.PathUnescape(text); isPath && err == nil && path != "" {
+			if path, err := unescape(text); isPath && err == nil && path != "" {
 				return path
 			}
 		}
 	}
 	return ""
+}
+
+// unescape reads %XX in an address of D-Bus; see its specification, "Server Addresses".
+func unescape(text string) (string, error) {
+	first, escaped, found := strings.Cut(text, "%")
+	if !found {
+		return text, nil
+	}
+	plain := []byte(first)
+	for part := range strings.SplitSeq(escaped, "%") {
+		if len(part) < 2 {
+			return "", fmt.Errorf("%q: %% without two digits", text)
+		}
+		b, err := strconv.ParseUint(part[:2], 16, 8)
+		if err != nil {
+			return "", fmt.Errorf("%q: %%%s: %w", text, part[:2], err)
+		}
+		plain = append(append(plain, byte(b)), part[2:]...)
+	}
+	return string(plain), nil
 }
 
 // version is systemd's: what it does not know yet it is not told. 0 if it does not say.

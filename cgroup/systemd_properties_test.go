@@ -140,6 +140,7 @@ func TestUnitProperties(t *testing.T) {
 func TestBusPath(t *testing.T) {
 	for address, want := range map[string]string{
 		"unix:path=/run/user/1000/bus": "/run/user/1000/bus", "unix:guid=1,path=/a%20b;unix:path=/c": "/a b", "unix:abstract=/x": "", "": "", "tcp:host=x": "",
+		"unix:path=%2fa%c3%a9%25": "/aé%", "unix:path=/a%2": "", "unix:path=/a%zz": "", "unix:path=/a%;unix:path=/b": "/b",
 	} {
 		if got := busPath(address); got != want {
 			t.Errorf("%q: %q, want %q", address, got, want)

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -99,8 +99,20 @@ func (a *app) criuOptions(o *oci.CheckpointOptions, server string) error {
 	if server == "" {
 		return nil
 	}
-	host, port, err := net.SplitHostPort(server)
-	if err != nil || host == "" || port == "" {
+	colon := strings.LastIndexByte(server, ':')
+	if colon < 0 {
+		return errors.New("use --page-server ADDRESS:PORT to specify page server")
+	}
+	host, port := server[:colon], server[colon+1:]
+	if inside, isIPv6 := strings.CutPrefix(host, "["); isIPv6 {
+		host, isIPv6 = strings.CutSuffix(inside, "]")
+		if !isIPv6 {
+			host = ""
+		}
+	} else if strings.Contains(host, ":") {
+		host = ""
+	}
+	if host == "" || port == "" {
 		return errors.New("use --page-server ADDRESS:PORT to specify page server")
 	}
 	number, err := strconv.ParseUint(port, 10, 16)

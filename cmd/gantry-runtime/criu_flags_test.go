@@ -43,6 +43,7 @@ func TestCheckpointFlags(t *testing.T) {
 		"--leave-running": number(3, 1), "--ext-unix-sk": number(4, 1), "--tcp-established": number(5, 1), "--shell-job": number(7, 1),
 		"--file-locks": number(8, 1), "--auto-dedup": number(16, 1), "--link-remap": number(18, 1), "--tcp-skip-in-flight": number(46, 1),
 		"--parent-path ../parent": text(14, "../parent"), "--page-server 10.0.0.1:27": text(11, string(append(text(1, "10.0.0.1"), number(2, 27)...))),
+		"--page-server [::1]:27":       text(11, string(append(text(1, "::1"), number(2, 27)...))),
 		"--manage-cgroups-mode ignore": number(34, 0), "--manage-cgroups-mode soft": number(34, 3),
 		"--manage-cgroups-mode full": number(34, 4), "--manage-cgroups-mode strict": number(34, 5),
 	} {
@@ -73,6 +74,8 @@ func TestCheckpointFlagsRefused(t *testing.T) {
 		"--parent-path ../nowhere":                 "--parent-path",
 		"--page-server nowhere":                    "--page-server",
 		"--page-server :1":                         "--page-server",
+		"--page-server ::1:27":                     "--page-server",
+		"--page-server [::1:27":                    "--page-server",
 		"--page-server a:70000":                    "--page-server",
 		"--manage-cgroups-mode lenient":            "manage-cgroups-mode",
 		"--empty-ns pid":                           "empty-ns",

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"net"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -18,7 +18,7 @@ import (
 // system, so the container gets a socket of ours. nil is for who has no service manager.
 type notifier struct {
 	host, dir string
-	socket    *net.UnixConn
+	socket    *os.File
 }
 
 func newNotifier(root, id string) *notifier {
@@ -65,7 +65,7 @@ func (n *notifier) listen() error {
 		return nil //nolint:nilerr // nothing to pass on
 	}
 	path := filepath.Join(n.dir, "notify.sock")
-	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	socket, err := unixSocket(unix.SOCK_DGRAM, path, unix.Bind)
 	if err != nil {
 		return fmt.Errorf("listen for notifications: %w", err)
 	}
@@ -94,7 +94,7 @@ func (n *notifier) forward(pid, main int) error {
 			return fmt.Errorf("wait for notifications: %w", err)
 		}
 		size, err := n.socket.Read(buf)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
+		if errors.Is(err, os.ErrDeadlineExceeded) || err == io.EOF { // which is an empty message
 			if unix.Kill(pid, 0) == unix.ESRCH {
 				return nil
 			}
@@ -120,7 +120,7 @@ func (n *notifier) forwardBeside(pid int) {
 
 // tell reports to the service manager, and waits until it has taken note; see sd_notify_barrier(3).
 func (n *notifier) tell(ready string, main int) error {
-	manager, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: n.host, Net: "unixgram"})
+	manager, err := unixSocket(unix.SOCK_DGRAM, n.host, unix.Connect)
 	if err != nil {
 		return fmt.Errorf("reach the service manager: %w", err)
 	}
@@ -135,14 +135,7 @@ func (n *notifier) tell(ready string, main int) error {
 		return fmt.Errorf("wait for the service manager: %w", err)
 	}
 	defer read.Close()
-	raw, err := manager.SyscallConn()
-	if err == nil {
-		var sendErr error
-		err = raw.Control(func(fd uintptr) {
-			sendErr = unix.Sendmsg(int(fd), []byte("BARRIER=1"), unix.UnixRights(int(write.Fd())), nil, 0)
-		})
-		err = errors.Join(err, sendErr)
-	}
+	err = sendFile(manager, "BARRIER=1", write)
 	if err = errors.Join(err, write.Close()); err != nil {
 		return fmt.Errorf("wait for the service manager: %w", err)
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"time"
 
@@ -137,7 +136,7 @@ func send(socket, name string, f *os.File) error {
 		return fmt.Errorf("reach the socket for %s: %w", name, err)
 	}
 	defer conn.Close()
-	if _, _, err := conn.WriteMsgUnix([]byte(name), unix.UnixRights(int(f.Fd())), nil); err != nil {
+	if err := sendFile(conn, name, f); err != nil {
 		return fmt.Errorf("pass %s on: %w", name, err)
 	}
 	return nil
@@ -145,10 +144,10 @@ func send(socket, name string, f *os.File) error {
 
 // reach connects to a socket. Who starts its receiver beside this program, and has never seen it lose the race with a
 // slower one, finds it waiting for a moment.
-func reach(socket string) (*net.UnixConn, error) {
+func reach(socket string) (*os.File, error) {
 	const wait = 250 * time.Millisecond
 	for end := time.Now().Add(wait); ; time.Sleep(time.Millisecond) {
-		conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
+		conn, err := unixSocket(unix.SOCK_STREAM, socket, unix.Connect)
 		notYet := errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED)
 		if !notYet || time.Now().After(end) {
 			return conn, err

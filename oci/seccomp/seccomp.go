@@ -23,12 +23,16 @@ type Program struct {
 // Notifies tells that the filter asks an agent.
 func (p *Program) Notifies() bool { return p.Flags&unix.SECCOMP_FILTER_FLAG_NEW_LISTENER != 0 }
 
-// maxCached bounds the memory of the cache; past it, everything is forgotten and compiled anew.
-const maxCached = 64
+// These bound the memory of the cache: past the number everything is forgotten and compiled anew, and longer profiles,
+// which are several times the usual ones, are not kept.
+const (
+	maxCached  = 64
+	maxContent = 64 << 10
+)
 
 var cache struct {
 	sync.Mutex
-	programs map[[32]byte]*Program
+	programs map[string]*Program // by the profile's content
 }
 
 // Compile compiles a profile for the architectures that it names (the native one always, then the compat ones).
@@ -43,7 +47,7 @@ func Compile(profile *specs.LinuxSeccomp) (*Program, error) {
 	if profile == nil {
 		return nil, errors.New("compile a seccomp profile: there is none")
 	}
-	key := digest(profile)
+	key := content(profile)
 	cache.Lock()
 	known := cache.programs[key]
 	cache.Unlock()
@@ -58,10 +62,13 @@ func Compile(profile *specs.LinuxSeccomp) (*Program, error) {
 	if err != nil {
 		return nil, fmt.Errorf("compile the seccomp profile: %w", err)
 	}
+	if len(key) > maxContent {
+		return program, nil
+	}
 	cache.Lock()
 	defer cache.Unlock()
 	if cache.programs == nil || len(cache.programs) >= maxCached {
-		cache.programs = map[[32]byte]*Program{}
+		cache.programs = map[string]*Program{}
 	}
 	cache.programs[key] = program
 	return program, nil
