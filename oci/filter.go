@@ -6,10 +6,10 @@ import (
 	"log/slog"
 	"os"
 
-	"github.com/go-json-experiment/json"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"gantry/oci/plainjson"
 	"gantry/oci/seccomp"
 	"gantry/spawn"
 )
@@ -83,9 +83,9 @@ func (b *builder) passListener(child *spawn.Process) error {
 	if state.Pid == 0 { // the container's first process
 		state.Pid = child.Pid
 	}
-	text, err := json.Marshal(&specs.ContainerProcessState{
+	text, err := plainjson.Marshal(&specs.ContainerProcessState{
 		Version: specs.Version, Fds: []string{specs.SeccompFdName}, Pid: child.Pid, Metadata: profile.ListenerMetadata, State: state,
-	}, lenient)
+	})
 	if err != nil {
 		return err
 	}

@@ -11,10 +11,10 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/go-json-experiment/json"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"gantry/oci/plainjson"
 	"gantry/rawfile"
 	"gantry/spawn"
 )
@@ -176,7 +176,7 @@ func (h *hookRunner) run(kind hookList, start func(context.Context, *hookProcess
 	if len(kind.list) == 0 {
 		return nil
 	}
-	state, err := json.Marshal(h.state, lenient)
+	state, err := plainjson.Marshal(h.state)
 	if err != nil {
 		return err
 	}

@@ -11,27 +11,23 @@ import (
 	"strings"
 	"time"
 
-	"github.com/go-json-experiment/json"
-	"github.com/go-json-experiment/json/jsontext"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"gantry/cgroup"
+	"gantry/oci/plainjson"
 	"gantry/rawfile"
 	"gantry/spawn"
 )
 
-// lenient reads JSON as encoding/json does, and so runc: names in any case, given twice, and any bytes in strings.
-var lenient = json.JoinOptions(json.MatchCaseInsensitiveNames(true), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
-
-// ReadSpec reads a bundle's config.json.
+// ReadSpec reads a bundle's config.json, as leniently as runc: see package plainjson.
 func ReadSpec(bundle string) (*specs.Spec, error) {
 	text, err := rawfile.Read(filepath.Join(bundle, "config.json"))
 	if err != nil {
 		return nil, fmt.Errorf("read bundle: %w", err)
 	}
 	var spec specs.Spec
-	if err := json.Unmarshal(text, &spec, lenient); err != nil {
+	if err := plainjson.Unmarshal(text, &spec); err != nil {
 		return nil, fmt.Errorf("read bundle %s: config.json: %w", bundle, err)
 	}
 	return &spec, nil

@@ -9,12 +9,12 @@ import (
 	"strings"
 	"time"
 
-	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"gantry/cgroup"
+	"gantry/oci/plainjson"
 	"gantry/rawfile"
 )
 
@@ -32,7 +32,9 @@ type record struct {
 	Annotations map[string]string
 	Hooks       *specs.Hooks
 	Namespaces  []specs.LinuxNamespace
-	Spec        storedSpec
+	// Spec is the configuration as create got it. It is decoded when somebody asks: most commands do not.
+	Spec    jsontext.Value `json:",omitzero"`
+	decoded *specs.Spec
 	// RDT are the resctrl groups, if linux.intelRdt is set.
 	RDT *rdtState `json:",omitzero"`
 	// Pipes are those of the first process's streams that came from outside, as /proc names them: a restore replaces them.
@@ -41,41 +43,24 @@ type record struct {
 	NoNewKeyring bool
 }
 
-// storedSpec is the configuration as create got it. It is decoded when somebody asks: most commands do not, and to
-// decode it is a good part of their time.
-type storedSpec struct {
-	spec *specs.Spec
-	text jsontext.Value
-}
-
-// MarshalJSONTo writes the configuration; null if there is none.
-func (s storedSpec) MarshalJSONTo(to *jsontext.Encoder) error { return json.MarshalEncode(to, s.spec) }
-
-// UnmarshalJSONFrom keeps the text.
-func (s *storedSpec) UnmarshalJSONFrom(from *jsontext.Decoder) error {
-	text, err := from.ReadValue()
-	s.text = text.Clone()
-	return err
-}
-
 // describe takes into the record what it keeps of the configuration.
 func (rec *record) describe(spec *specs.Spec) {
-	rec.Spec = storedSpec{spec: spec}
+	rec.decoded, rec.Spec = spec, nil
 	rec.Annotations, rec.Hooks, rec.Namespaces = spec.Annotations, spec.Hooks, spec.Linux.Namespaces
 }
 
 // spec is the container's configuration; an empty one if its creator was killed.
 func (rec *record) spec() (*specs.Spec, error) {
-	if rec.Spec.spec == nil {
+	if rec.decoded == nil {
 		spec := &specs.Spec{Root: &specs.Root{}}
-		if rec.Spec.text != nil {
-			if err := json.Unmarshal(rec.Spec.text, spec, lenient); err != nil {
+		if rec.Spec != nil {
+			if err := plainjson.Unmarshal(rec.Spec, spec); err != nil {
 				return nil, fmt.Errorf("read state of container %s: %w", rec.ID, err)
 			}
 		}
-		rec.Spec.spec = spec
+		rec.decoded = spec
 	}
-	return rec.Spec.spec, nil
+	return rec.decoded, nil
 }
 
 const maxID = 255 // bytes: it names a directory
@@ -100,9 +85,18 @@ func (r *Runtime) save(rec *record) error {
 	return r.commit(rec)
 }
 
+func (rec *record) encode() (text []byte, err error) {
+	if rec.Spec == nil && rec.decoded != nil {
+		if rec.Spec, err = plainjson.Marshal(rec.decoded); err != nil {
+			return nil, err
+		}
+	}
+	return plainjson.Marshal(rec)
+}
+
 // prepare writes what commit makes the state.
 func (r *Runtime) prepare(rec *record) error {
-	text, err := json.Marshal(rec, lenient)
+	text, err := rec.encode()
 	if err == nil {
 		err = rawfile.Write(r.stateFile(rec.ID)+".new", text, 0o600)
 	}
@@ -138,7 +132,7 @@ func (c *Container) load() (*record, error) {
 		return nil, fmt.Errorf("read state of container %s: %w", c.ID, err)
 	}
 	var rec record
-	if err := json.Unmarshal(text, &rec, lenient); err != nil {
+	if err := plainjson.Unmarshal(text, &rec); err != nil {
 		return nil, fmt.Errorf("read state of container %s: %w", c.ID, err)
 	}
 	return &rec, nil
