@@ -29,7 +29,6 @@ type kinds struct {
 	At       time.Time
 	Raw      jsontext.Value
 	Hidden   string `json:"-"`
-	ignored  int
 	Optional *inner `json:",omitzero"`
 }
 
