@@ -2,11 +2,14 @@ package main
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"gantry/cgroup"
 )
 
 // A user's container cannot write to the host's cgroups, in the host's cgroup namespace or its own: what is mounted
@@ -25,6 +28,9 @@ func TestRootlessCgroupMount(t *testing.T) {
 			})
 			_, out, errs := u.do("run", "-b", dir, fmt.Sprint(id, own))
 			if !strings.Contains(out, "tried") {
+				if mode, err := cgroup.Detect(); own && filepath.Base(u.program) == "runc" && err == nil && mode == cgroup.V2 {
+					continue // it covers them by an empty file system
+				}
 				u.t.Errorf("own namespace %v: no cgroup is there: %q, %s", own, out, errs)
 			}
 			if tries := strings.Count(out, "tried\n"); strings.Count(out, "read-only file system\n") != tries {
