@@ -9,7 +9,7 @@ BINARIES := $(notdir $(wildcard cmd/*))
 
 export CGO_ENABLED ?= 0
 
-.PHONY: help build install run test test-vm test-vm-systemd race lint bench clean cross
+.PHONY: help build install run test test-vm test-vm-systemd test-vm-peers test-all lint bench clean cross
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,11 @@ test-vm: ## tests on pure cgroup v2, in a virtual machine (RUN=command: that ins
 
 test-vm-systemd: ## the same beside a real systemd, with runc, crun and criu (RUN=command)
 	@$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" ./test/vm/vm.sh --systemd $(if $(RUN),'$(RUN)')
+
+test-vm-peers: ## docker, containerd and podman with our runtime on pure cgroup v2 (RUN=command)
+	@$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" ./test/vm/vm.sh --peers $(if $(RUN),'$(RUN)')
+
+test-all: test test-vm test-vm-systemd test-vm-peers ## test, and the slower suites in virtual machines
 
 lint: ## gofumpt, vet, staticcheck, errcheck
 	@unformatted=$$($(TOOL) gofumpt -l $$(git ls-files '*.go')); \
