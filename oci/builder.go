@@ -25,6 +25,7 @@ type builder struct {
 	dry      bool
 	rootless bool                                  // cgroups that may not be made are done without
 	mounter  *mountHolder                          // makes detached mounts; nil: this program may itself
+	hidden   bool                                  // from this program, too, which is a user's: it takes nothing out of the process
 	visible  bool                                  // a user's process need not hide: nobody else is in its pid namespace
 	files    []spawn.FD                            // open until the process has started
 	root     spawn.FD                              // the container's root, mounted detached

@@ -153,7 +153,9 @@ func (b *builder) exec(first spawn.FD, entry *cgroup.Entry, stdio Stdio, preserv
 		if stdio.Console == nil {
 			return fmt.Errorf("process.terminal is set, but nobody takes the terminal")
 		}
-		b.openTerminal(stdio.Console)
+		if err := b.openTerminal(stdio.Console); err != nil {
+			return err
+		}
 	}
 	if os.Geteuid() != 0 {
 		b.enterPIDs(first)

@@ -49,12 +49,14 @@ func (b *builder) namespaces() error {
 	if err != nil {
 		return err
 	}
-	if fd, listed := joined[specs.PIDNamespace]; listed {
-		b.plan.JoinPID = &fd
-	}
+	pids, joinPIDs := joined[specs.PIDNamespace]
 	_, joinUser := joined[specs.UserNamespace]
 	others := slices.ContainsFunc(joinOrder, func(kind specs.LinuxNamespaceType) bool { _, listed := joined[kind]; return listed })
-	if joinUser || others && b.isNew(specs.UserNamespace) {
+	inSteps := joinUser || others && b.isNew(specs.UserNamespace)
+	if joinPIDs && (!inSteps || os.Geteuid() == 0) { // else the process may, as root of the user namespace
+		b.plan.JoinPID = &pids
+	}
+	if inSteps {
 		err = b.namespacesInSteps(joined)
 	} else {
 		err = b.namespacesAtOnce(joined)
@@ -112,7 +114,12 @@ func (b *builder) namespacesInSteps(joined map[specs.LinuxNamespaceType]spawn.FD
 		b.join(joined)
 	}
 	rest := b.newNamespaces(false)
+	pids, joinPIDs := joined[specs.PIDNamespace]
 	switch {
+	case joinPIDs && !root:
+		b.hide() // from who is there
+		b.hidden = true
+		b.makeAmong(pids, rest)
 	case rest&unix.CLONE_NEWPID != 0:
 		b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: "make the process in the user namespace", Succeed: true, Clone: rest})
 	case rest != 0:

@@ -98,10 +98,15 @@ func (b *builder) enterPIDs(first spawn.FD) {
 	if !b.visible {
 		b.hide()
 	}
-	if b.isNew(specs.PIDNamespace) {
-		b.add("join the container's pid namespace", unix.SYS_SETNS, spawn.Desc(first), spawn.Flags(unix.CLONE_NEWPID, "CLONE_NEWPID"))
-		b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: "make the process in the pid namespace", Succeed: true, Show: true})
+	if _, listed := b.has(specs.PIDNamespace); listed {
+		b.makeAmong(first, 0)
 	}
+}
+
+// makeAmong makes the process's successor in a pid namespace that exists, given by a descriptor of it or by a process's.
+func (b *builder) makeAmong(pids spawn.FD, namespaces uint64) {
+	b.add("join pid namespace "+pids.Name, unix.SYS_SETNS, spawn.Desc(pids), spawn.Flags(unix.CLONE_NEWPID, "CLONE_NEWPID"))
+	b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: "make the process in the pid namespace", Succeed: true, Show: true, Clone: namespaces})
 }
 
 // writeMaps writes the id maps of a new user namespace, whose creator this process is. A user may map its own ids, and

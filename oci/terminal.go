@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -18,7 +19,9 @@ func (b *builder) terminal(console func(*os.File) error) error {
 	if console == nil && !b.dry {
 		return fmt.Errorf("process.terminal is set, but nobody takes the terminal")
 	}
-	b.openTerminal(console)
+	if err := b.openTerminal(console); err != nil {
+		return err
+	}
 	b.controlTerminal()
 	b.touch("/dev/console")
 	b.add("take the console's mount", unix.SYS_OPEN_TREE, spawn.Of(slotConsole), spawn.Str(""),
@@ -33,7 +36,7 @@ func (b *builder) terminal(console func(*os.File) error) error {
 }
 
 // openTerminal opens a terminal of /dev/pts and puts it on descriptors 0, 1 and 2.
-func (b *builder) openTerminal(console func(*os.File) error) {
+func (b *builder) openTerminal(console func(*os.File) error) error {
 	p := b.spec.Process
 	unlock := new(int32)
 	b.add("open a terminal", unix.SYS_OPENAT, spawn.Int(unix.AT_FDCWD), spawn.Str("/dev/pts/ptmx"),
@@ -49,6 +52,21 @@ func (b *builder) openTerminal(console func(*os.File) error) {
 	if p.User.UID != 0 {
 		b.add("give the terminal to the user", unix.SYS_FCHOWN, spawn.Of(slotConsole), spawn.Int(int(p.User.UID)), spawn.Int(-1))
 	}
+	if err := b.handOver(console); err != nil {
+		return err
+	}
+	b.add("close the terminal's master", unix.SYS_CLOSE, spawn.Of(slotMaster))
+	for fd := range 3 {
+		b.add(fmt.Sprintf("put the terminal on descriptor %d", fd), unix.SYS_DUP3, spawn.Of(slotConsole), spawn.Int(fd), spawn.Int(0))
+	}
+	return nil
+}
+
+// handOver gives the terminal's master to the parent, which takes it out of the process, if it may look into that.
+func (b *builder) handOver(console func(*os.File) error) error {
+	if b.hidden {
+		return b.sendTerminal(console)
+	}
 	b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: "hand the terminal over", Pass: slotMaster, Sync: func(child *spawn.Process) error {
 		fd, err := unix.PidfdGetfd(int(child.Pidfd.Fd()), child.Passed, 0)
 		if err != nil {
@@ -56,10 +74,48 @@ func (b *builder) openTerminal(console func(*os.File) error) {
 		}
 		return console(os.NewFile(uintptr(fd), "terminal"))
 	}})
-	b.add("close the terminal's master", unix.SYS_CLOSE, spawn.Of(slotMaster))
-	for fd := range 3 {
-		b.add(fmt.Sprintf("put the terminal on descriptor %d", fd), unix.SYS_DUP3, spawn.Of(slotConsole), spawn.Int(fd), spawn.Int(0))
+	return nil
+}
+
+// sendTerminal has the process send the master over a pair of sockets; see unix(7). The message names the descriptor before
+// there is one: it is put in the place of the process's copy of our end, of which it has no use.
+func (b *builder) sendTerminal(console func(*os.File) error) error {
+	ours, theirs := spawn.FD{Name: "terminal"}, spawn.FD{Name: "socket"}
+	if !b.dry {
+		ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("make a pair of sockets: %w", err)
+		}
+		ours, theirs = b.fd(ends[0], ours.Name), b.fd(ends[1], theirs.Name)
 	}
+	b.add("put the terminal's master on a descriptor that is known", unix.SYS_DUP3, spawn.Of(slotMaster), spawn.Desc(ours), spawn.Flags(unix.O_CLOEXEC, "O_CLOEXEC"))
+	b.add("send the terminal's master", unix.SYS_SENDMSG, spawn.Desc(theirs), spawn.Rights(ours), spawn.Flags(unix.MSG_NOSIGNAL, "MSG_NOSIGNAL"))
+	b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: "hand the terminal over", Sync: func(*spawn.Process) error {
+		f, err := receiveFile(ours.Num)
+		if err != nil {
+			return fmt.Errorf("take the terminal: %w", err)
+		}
+		return console(f)
+	}})
+	return nil
+}
+
+// receiveFile takes the file that has been sent over a socket.
+func receiveFile(socket int) (*os.File, error) {
+	rights := make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := unix.Recvmsg(socket, nil, rights, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+	if err != nil {
+		return nil, err
+	}
+	messages, err := unix.ParseSocketControlMessage(rights[:n])
+	if err != nil || len(messages) == 0 {
+		return nil, errors.Join(err, unix.EBADMSG)
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fds[0]), "terminal"), nil
 }
 
 // controlTerminal makes the terminal the controlling one of a new session, whose leader the process is: its end would be

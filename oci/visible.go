@@ -20,7 +20,7 @@ func (b *builder) stayVisible() {
 
 // warnOfCompany says what a user's container without a cgroup and a pid namespace of its own means, in runc's words.
 func (b *builder) warnOfCompany(hasGroup bool) string {
-	if _, listed := b.has(specs.PIDNamespace); listed || hasGroup || !b.rootless {
+	if b.isNew(specs.PIDNamespace) || hasGroup || !b.rootless {
 		return ""
 	}
 	return "a container of a user with no cgroup and no pid namespace of its own: nothing tells which processes are its, so delete cannot end them all. Such configuration is strongly discouraged"

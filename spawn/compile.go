@@ -143,6 +143,8 @@ func (c *compiler) value(a Arg) (uintptr, error) {
 		return uintptr(unsafe.Pointer(unsafe.SliceData(vector))), nil
 	case argFilter:
 		return c.filter(a.list.([]unix.SockFilter))
+	case argRights:
+		return c.rights(int(a.num))
 	default:
 		return uintptr(a.num), nil
 	}
@@ -157,6 +159,17 @@ func (c *compiler) filter(code []unix.SockFilter) (uintptr, error) {
 		return 0, err
 	}
 	header, err := inArena(&c.arena, []unix.SockFprog{{Len: uint16(len(code)), Filter: unsafe.SliceData(code)}})
+	return uintptr(unsafe.Pointer(unsafe.SliceData(header))), err
+}
+
+func (c *compiler) rights(fd int) (uintptr, error) {
+	control, err := inArena(&c.arena, unix.UnixRights(fd))
+	if err != nil {
+		return 0, err
+	}
+	message := unix.Msghdr{Control: unsafe.SliceData(control)}
+	message.SetControllen(len(control))
+	header, err := inArena(&c.arena, []unix.Msghdr{message})
 	return uintptr(unsafe.Pointer(unsafe.SliceData(header))), err
 }
 

@@ -125,6 +125,7 @@ const (
 	argFD
 	argSlot
 	argFilter
+	argRights
 )
 
 // Int is a number; negative values (AT_FDCWD) are sign-extended.
@@ -154,6 +155,12 @@ func Of(slot Slot) Arg { return Arg{kind: argSlot, num: uint64(slot)} }
 
 // Filter is a pointer to a struct sock_fprog over code, as seccomp(2) wants for SECCOMP_SET_MODE_FILTER.
 func Filter(code []unix.SockFilter) Arg { return Arg{kind: argFilter, list: code} }
+
+// Rights is a pointer to a struct msghdr without text that carries a descriptor, as sendmsg(2) wants for a socket that keeps
+// the bounds of messages; see SCM_RIGHTS in unix(7). It does not keep the descriptor open.
+func Rights(fd FD) Arg {
+	return Arg{kind: argRights, num: uint64(fd.Num), str: "{SCM_RIGHTS, [" + fd.Name + "]}"}
+}
 
 // Add appends a step that makes one system call and returns it, to be completed. The pointer is good until the next Add.
 func (p *Plan) Add(name string, call uintptr, args ...Arg) *Step {

@@ -251,6 +251,46 @@ func TestOnlyMentionedDescriptorsReachTheChild(t *testing.T) {
 	}
 }
 
+// A message may name a descriptor that is made later: the child's copy of the parent's end takes what is to be sent.
+func TestRightsCarryADescriptor(t *testing.T) {
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, theirs := FD{ends[0], "passwd"}, FD{ends[1], "socket"}
+	defer unix.Close(ours.Num)
+	defer unix.Close(theirs.Num)
+	p := &Plan{}
+	p.Add("open", unix.SYS_OPENAT, Int(unix.AT_FDCWD), Str("/etc/passwd"), Int(unix.O_CLOEXEC), Int(0)).Result = 1
+	p.Add("name", unix.SYS_DUP3, Of(1), Desc(ours), Int(unix.O_CLOEXEC))
+	p.Add("send", unix.SYS_SENDMSG, Desc(theirs), Rights(ours), Int(0))
+	var text strings.Builder
+	if _, err := p.WriteTo(&text); err != nil || !strings.Contains(text.String(), "sendmsg(socket, {SCM_RIGHTS, [passwd]}, 0)") {
+		t.Error(err, text.String())
+	}
+	shell(p, "true")
+	if _, status := output(t, p); status != 0 {
+		t.Fatal(status)
+	}
+	rights := make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := unix.Recvmsg(ours.Num, nil, rights, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+	if err != nil {
+		t.Fatal(err)
+	}
+	messages, err := unix.ParseSocketControlMessage(rights[:n])
+	if err != nil || len(messages) != 1 {
+		t.Fatal(messages, err)
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		t.Fatal(fds, err)
+	}
+	defer unix.Close(fds[0])
+	if got, _ := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fds[0])); got != "/etc/passwd" {
+		t.Errorf("received %s", got)
+	}
+}
+
 func TestSyncSeesTheChild(t *testing.T) {
 	p := &Plan{Namespaces: unix.CLONE_NEWUSER | unix.CLONE_NEWUTS}
 	p.Steps = append(p.Steps, Step{Name: "map ids", Sync: func(child *Process) error {

@@ -72,7 +72,7 @@ func TestOOMEvents(t *testing.T) {
 func TestStatsAreRuncs(t *testing.T) {
 	keys := map[string]map[string]any{}
 	each(t, func(u under, id string) {
-		dir := bundle(u.t, "exec sleep 1000")
+		dir := bundle(u.t, "sleep 1000 & wait") // a program that executes another has ended for runc, for a moment
 		rewrite(u.t, dir, func(s *specs.Spec) {
 			limit, pids := int64(64<<20), int64(77)
 			s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}, Pids: &specs.LinuxPids{Limit: &pids}}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -164,5 +165,46 @@ func TestRootlessJoinsUserNamespace(t *testing.T) {
 			u.t.Errorf("exec: %q", out)
 		}
 		u.want(0, "delete", "--force", id+"-2")
+	})
+}
+
+// A container in all namespaces of another one but its mounts, its processes among them: it sees them, is killed alone,
+// and leaves the other one going on.
+func TestRootlessJoinsPIDNamespace(t *testing.T) {
+	rootless(t, "exec sleep 1000", func(u under, id, dir string) {
+		u.want(0, "run", "-d", "-b", dir, id)
+		first := u.state(id, specs.StateRunning).Pid
+		configure(u, dir, func(s *specs.Spec) {
+			for kind, file := range map[specs.LinuxNamespaceType]string{
+				specs.UserNamespace: "user", specs.PIDNamespace: "pid", specs.IPCNamespace: "ipc", specs.UTSNamespace: "uts",
+			} {
+				join(s, kind, fmt.Sprintf("/proc/%d/ns/%s", first, file))
+			}
+			s.Hostname = ""
+		})
+		u.t.Cleanup(func() { u.do("delete", "--force", id+"-2") })
+		u.want(0, "run", "-d", "-b", dir, id+"-2")
+		second := u.state(id+"-2", specs.StateRunning).Pid
+		a, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", first))
+		if err != nil {
+			u.t.Fatal(err)
+		}
+		if b, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", second)); err != nil || a != b {
+			u.t.Errorf("pid namespaces %s and %s, %v", a, b, err)
+		}
+		settle(u, id+"-2")
+		if out, _ := u.want(0, "exec", id+"-2", "/bin/sh", "-c", "tr '\\0' ' ' </proc/1/cmdline; id"); out != "sleep 1000 uid=0 gid=0 groups=0\n" {
+			u.t.Errorf("exec: %q", out)
+		}
+		u.want(0, "kill", id+"-2", "KILL")
+		awaitState(u, id+"-2", specs.StateStopped)
+		u.want(0, "delete", id+"-2")
+
+		configure(u, dir, func(s *specs.Spec) { s.Process.Terminal, s.Process.Args = true, []string{"/bin/sh", "-c", onTerminal} })
+		socket, terminals := console(u, dir)
+		u.want(0, "run", "-d", "-b", dir, "--console-socket", socket, id+"-2")
+		talk(u, <-terminals)
+		u.want(0, "delete", "--force", id+"-2")
+		u.state(id, specs.StateRunning)
 	})
 }

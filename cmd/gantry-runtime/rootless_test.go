@@ -119,50 +119,64 @@ func TestRootlessLifeCycle(t *testing.T) {
 	})
 }
 
+// console listens for one terminal at a socket that the user may write to.
+func console(u under, dir string) (socket string, terminals <-chan *os.File) {
+	u.t.Helper()
+	socket = filepath.Join(dir, "console")
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err == nil {
+		err = os.Chmod(socket, 0o777)
+	}
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	u.t.Cleanup(func() { _ = listener.Close() })
+	received := make(chan *os.File, 1)
+	go func() {
+		f, err := receiveFile(listener)
+		if err != nil {
+			u.t.Error(err)
+		}
+		received <- f
+	}()
+	return socket, received
+}
+
+// onTerminal is the program that talk talks to.
+const onTerminal = "read line; echo heard $line; [ -t 0 ] && echo on a terminal; read line"
+
+func talk(u under, terminal *os.File) {
+	u.t.Helper()
+	if terminal == nil {
+		return
+	}
+	defer terminal.Close()
+	if _, err := terminal.WriteString("words\n"); err != nil {
+		u.t.Fatal(err)
+	}
+	if err := terminal.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		u.t.Fatal(err)
+	}
+	var out string
+	for buf := make([]byte, 1024); !strings.Contains(out, "on a terminal"); {
+		n, err := terminal.Read(buf)
+		out += string(buf[:n])
+		if err != nil {
+			u.t.Fatalf("%q: %v", out, err)
+		}
+	}
+	if !strings.Contains(out, "heard words") {
+		u.t.Errorf("terminal: %q", out)
+	}
+}
+
 func TestRootlessTerminal(t *testing.T) {
 	rootless(t, "exec sleep 1000", func(u under, id, dir string) {
-		socket := filepath.Join(dir, "console")
-		listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
-		if err == nil {
-			err = os.Chmod(socket, 0o777)
-		}
-		if err != nil {
-			u.t.Fatal(err)
-		}
-		defer listener.Close()
-		terminals := make(chan *os.File, 1)
-		go func() {
-			f, err := receiveFile(listener)
-			if err != nil {
-				u.t.Error(err)
-			}
-			terminals <- f
-		}()
+		socket, terminals := console(u, dir)
 		u.want(0, "run", "-d", "-b", dir, id)
 		settle(u, id)
-		u.want(0, "exec", "-d", "--tty", "--console-socket", socket, id, "/bin/sh", "-c", "read line; echo heard $line; [ -t 0 ] && echo on a terminal; read line")
-		terminal := <-terminals
-		if terminal == nil {
-			return
-		}
-		defer terminal.Close()
-		if _, err := terminal.WriteString("words\n"); err != nil {
-			u.t.Fatal(err)
-		}
-		if err := terminal.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
-			u.t.Fatal(err)
-		}
-		var out string
-		for buf := make([]byte, 1024); !strings.Contains(out, "on a terminal"); {
-			n, err := terminal.Read(buf)
-			out += string(buf[:n])
-			if err != nil {
-				u.t.Fatalf("%q: %v", out, err)
-			}
-		}
-		if !strings.Contains(out, "heard words") {
-			u.t.Errorf("terminal: %q", out)
-		}
+		u.want(0, "exec", "-d", "--tty", "--console-socket", socket, id, "/bin/sh", "-c", onTerminal)
+		talk(u, <-terminals)
 	})
 }
 
