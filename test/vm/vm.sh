@@ -85,6 +85,7 @@ small_image() { # $work/initrd
   mkdir -p "$root"/{bin,sbin,proc,sys,dev,tmp,run,etc,mnt,root,usr/bin,gantry,var/tmp}
   install -m 0755 "$(command -v busybox)" "$root/bin/busybox"
   install -m 0755 $here/init "$root/init"
+  chmod 0700 "$root/root"
   printf 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n' >"$root/etc/passwd"
   printf 'root:x:0:\nnogroup:x:65534:\n' >"$root/etc/group"
   copy_programs "$root"
