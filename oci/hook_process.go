@@ -17,7 +17,7 @@ import (
 // hookProcess is a hook on its way to be executed.
 type hookProcess struct {
 	path      string
-	args, env []string
+	args, env []string // env is nil if the configuration has none
 	state     *os.File // its standard input
 	output    *os.File // what it prints, for the error if it fails
 }
@@ -25,7 +25,7 @@ type hookProcess struct {
 // hookOutput bounds what of a hook's output is kept, in bytes. It is a pipe's size: one that prints more is not kept waiting.
 const hookOutput = 4096
 
-// runHook runs a hook by start with its state, and kills it when its time is over. Its environment is exactly hook.Env.
+// runHook runs a hook by start with its state, and kills it when its time is over.
 func runHook(ctx context.Context, hook specs.Hook, state []byte, start func(context.Context, *hookProcess) error) error {
 	input, err := memoryFile("state", state)
 	if err != nil {

@@ -27,6 +27,49 @@ type hookRunner struct {
 	begun bool // hooks of create have been called, so that those of poststop must be
 }
 
+// laterHooks are the hooks that run after create, as state.json keeps them. The specification's own type would lose the
+// difference between an env that is empty and one that is missing.
+type laterHooks struct {
+	StartContainer []keptHook `json:"startContainer"`
+	Poststart      []keptHook `json:"poststart"`
+	Poststop       []keptHook `json:"poststop"`
+}
+
+// keptHook is a specs.Hook whose env is always written.
+type keptHook struct {
+	Path    string   `json:"path"`
+	Args    []string `json:"args,omitempty"`
+	Env     []string `json:"env"`
+	Timeout *int     `json:"timeout,omitempty"`
+}
+
+func keepHooks(h *specs.Hooks) *laterHooks {
+	if h == nil || len(h.StartContainer)+len(h.Poststart)+len(h.Poststop) == 0 {
+		return nil
+	}
+	keep := func(list []specs.Hook) (kept []keptHook) {
+		for _, hook := range list {
+			kept = append(kept, keptHook(hook))
+		}
+		return kept
+	}
+	return &laterHooks{keep(h.StartContainer), keep(h.Poststart), keep(h.Poststop)}
+}
+
+// spec returns the hooks in the specification's type.
+func (l *laterHooks) spec() *specs.Hooks {
+	if l == nil {
+		return nil
+	}
+	restore := func(kept []keptHook) (list []specs.Hook) {
+		for _, hook := range kept {
+			list = append(list, specs.Hook(hook))
+		}
+		return list
+	}
+	return &specs.Hooks{StartContainer: restore(l.StartContainer), Poststart: restore(l.Poststart), Poststop: restore(l.Poststop)}
+}
+
 // hookList is one kind of hooks by its name in config.json.
 type hookList struct {
 	name string
@@ -89,7 +132,7 @@ func (b *builder) hooksBeforePivot(h *hookRunner) error {
 		h.state.Pid, h.begun = child.Pid, true
 		kinds := h.all()
 		for _, kind := range kinds[:createContainer] {
-			if err := h.run(kind, runInRuntime); err != nil {
+			if err := h.run(kind, h.runInRuntime); err != nil {
 				return err
 			}
 		}
@@ -145,8 +188,8 @@ func (h *hookRunner) seenFromInside(list []specs.LinuxNamespace, pid int) (*hook
 	return &inside, nil
 }
 
-// startContainer runs its hooks in the container as another process of it would run: same user, rights, limits and
-// filter, and, where a hook has no environment of its own, same environment.
+// startContainerHooks runs the hooks of startContainer as the container's other processes run: with the same user,
+// rights, limits and filter. A hook whose configuration has no env gets the container's environment.
 func (c *Container) startContainerHooks(rec *record, h *hookRunner) error {
 	kind := h.all()[startContainer]
 	if len(kind.list) == 0 {
@@ -159,13 +202,13 @@ func (c *Container) startContainerHooks(rec *record, h *hookRunner) error {
 	return inside.run(kind, func(ctx context.Context, p *hookProcess) error { return p.runIn(ctx, c, rec) })
 }
 
-func (h *hookRunner) poststart() error { return h.run(h.all()[poststart], runInRuntime) }
+func (h *hookRunner) poststart() error { return h.run(h.all()[poststart], h.runInRuntime) }
 
 // poststop logs failures: the container is gone already.
 func (h *hookRunner) poststop() {
 	kind := h.all()[poststop]
 	for i := range kind.list {
-		if err := h.run(hookList{kind.name, kind.list[i : i+1]}, runInRuntime); err != nil {
+		if err := h.run(hookList{kind.name, kind.list[i : i+1]}, h.runInRuntime); err != nil {
 			slog.Warn("a poststop hook failed", "container", h.state.ID, "hook", i, "error", err)
 		}
 	}
@@ -188,15 +231,26 @@ func (h *hookRunner) run(kind hookList, start func(context.Context, *hookProcess
 	return nil
 }
 
-// runInRuntime runs a hook in the runtime's own namespaces.
-func runInRuntime(ctx context.Context, p *hookProcess) error {
+// runInRuntime runs a hook in the runtime's own namespaces and in the bundle. A hook whose configuration has no env gets
+// the runtime's environment.
+func (h *hookRunner) runInRuntime(ctx context.Context, p *hookProcess) error {
+	if p.env == nil {
+		p.env = os.Environ()
+	}
 	plan := &spawn.Plan{}
+	if h.state.Bundle != "" {
+		step := plan.Add("go to the bundle", unix.SYS_CHDIR, spawn.Str(h.state.Bundle))
+		if h.state.Status == specs.StateStopped { // its owner may have removed it: poststop runs where the runtime does
+			step.Ignore = []unix.Errno{unix.ENOENT, unix.ENOTDIR, unix.EACCES}
+		}
+	}
 	p.steps(plan)
 	return p.follow(ctx, plan)
 }
 
 // runBeside runs a hook in the namespaces of the process that is being made, with the host's files in sight and the
-// container's root for its directory: that process has not pivoted yet.
+// container's root for its directory: that process has not pivoted yet. The runtime's environment does not enter the
+// container's namespaces: a hook whose configuration has no env gets an empty one.
 func (p *hookProcess) runBeside(ctx context.Context, b *builder, child *spawn.Process) error {
 	target := spawn.FD{Num: int(child.Pidfd.Fd()), Name: "container"}
 	x := &builder{id: b.id, spec: b.spec}
@@ -215,7 +269,7 @@ func (p *hookProcess) runIn(ctx context.Context, c *Container, rec *record) erro
 	process := *spec.Process
 	process.Terminal, process.Args, process.ExecCPUAffinity = false, p.args, nil
 	home := rec.Pid // where the user's home is looked up
-	if len(p.env) > 0 {
+	if p.env != nil {
 		process.Env, home = p.env, 0
 	}
 	b, first, err := c.joiner(rec, &process)

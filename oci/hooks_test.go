@@ -13,6 +13,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"gantry/cgroup"
 	"gantry/spawn"
 )
 
@@ -106,24 +107,107 @@ func TestHooksSeeTheirNamespaces(t *testing.T) {
 	}
 }
 
-// TestHooksInheritNothing: a hook without an environment has none, that of startContainer has the container's.
+// TestHooksInheritNothing: no host's hook gets the image's environment (CVE-2025-23266), none in the container's namespaces
+// gets the runtime's. A hook without env has the runtime's, the container's, or none; one with an empty env has none.
+// Another process than the creator starts and deletes the container: it has read the hooks from the state.
 func TestHooksInheritNothing(t *testing.T) {
-	t.Setenv("LD_PRELOAD", "/evil.so")
+	t.Setenv("LD_PRELOAD", "/host.so")
 	for _, kind := range hookKinds {
 		b := newBundle(t, "exit", "0")
-		b.spec.Process.Env = []string{"PATH=/bin", "LD_PRELOAD=/image.so", "HOME=/root"} // CVE-2025-23266
-		path, file, want := probe, filepath.Join(t.TempDir(), kind), []string(nil)
-		if kind == "startContainer" {
-			path, file, want = "/bin/probe", "/tmp/hook", b.spec.Process.Env
+		b.spec.Process.Env = []string{"PATH=/bin", "LD_PRELOAD=/image.so", "HOME=/root"}
+		path, file, missing := probe, filepath.Join(t.TempDir(), kind), os.Environ()
+		switch kind {
+		case "createContainer":
+			missing = nil
+		case "startContainer":
+			path, file, missing = "/bin/probe", "/tmp/hook", b.spec.Process.Env
 		}
-		b.setHook(kind, specs.Hook{Path: path, Args: []string{"hook", "hook", file}})
-		b.output(t)
+		hook := func(file string, env []string) specs.Hook {
+			return specs.Hook{Path: path, Args: []string{"hook", "hook", file}, Env: env}
+		}
+		b.setHook(kind, hook(file, nil), hook(file+"-empty", []string{}), hook(file+"-own", []string{"A=b"}))
+		b.outputByOthers(t)
 		if kind == "startContainer" {
 			file = filepath.Join(b.dir, "upper/tmp/hook")
 		}
-		if r, _ := readHook(t, file); !slices.Equal(r.Env, want) {
-			t.Errorf("%s: environment %q, want %q", kind, r.Env, want)
+		for suffix, want := range map[string][]string{"": missing, "-empty": nil, "-own": {"A=b"}} {
+			r, _ := readHook(t, file+suffix)
+			slices.Sort(r.Env)
+			slices.Sort(want)
+			if !slices.Equal(r.Env, want) {
+				t.Errorf("%s%s: environment %q, want %q", kind, suffix, r.Env, want)
+			}
 		}
+	}
+}
+
+// outputByOthers runs the container to its end as the command line does: start and delete know it by its state alone.
+func (b *bundle) outputByOthers(t *testing.T) {
+	t.Helper()
+	_, p, err := b.lib.Create(t.Context(), "probe", CreateOptions{Bundle: b.dir, Spec: b.spec, Rootfs: b.overlay()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []func(*Container) error{
+		func(c *Container) error { return c.Start(t.Context()) },
+		func(c *Container) error {
+			_, err := spawn.Reap(p.Pidfd)
+			return errors.Join(err, p.Pidfd.Close(), c.Delete(t.Context(), false))
+		},
+	} {
+		c, err := b.lib.Load("probe")
+		if err == nil {
+			err = step(c)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestHooksRunInTheBundle: those outside of the container do, by whomever they are run; and those of poststop run in the
+// caller's directory if the bundle has gone.
+func TestHooksRunInTheBundle(t *testing.T) {
+	caller := t.TempDir()
+	t.Chdir(caller)
+	b := newBundle(t, "exit", "0")
+	b.spec.Process.Cwd = "/tmp"
+	dir := t.TempDir()
+	for _, kind := range hookKinds {
+		path, file := probe, filepath.Join(dir, kind)
+		if kind == "startContainer" {
+			path, file = "/bin/probe", "/tmp/startContainer"
+		}
+		b.setHook(kind, specs.Hook{Path: path, Args: []string{"probe", "hook", file}})
+	}
+	b.outputByOthers(t)
+	for kind, want := range map[string]string{
+		"prestart": b.dir, "createRuntime": b.dir, "createContainer": b.dir + "/rootfs", "startContainer": "/tmp", "poststart": b.dir, "poststop": b.dir,
+	} {
+		file := filepath.Join(dir, kind)
+		if kind == "startContainer" {
+			file = filepath.Join(b.dir, "upper/tmp", kind)
+		}
+		if r, _ := readHook(t, file); r.Cwd != want {
+			t.Errorf("%s: in %s, want %s", kind, r.Cwd, want)
+		}
+	}
+
+	c, p, r := b.start(t)
+	defer r.Close()
+	_, err := spawn.Reap(p.Pidfd)
+	if err = errors.Join(err, p.Pidfd.Close(), os.Rename(b.dir+"/state", caller+"/state"), os.RemoveAll(b.dir)); err != nil {
+		t.Fatal(err)
+	}
+	c, err = (&Runtime{Root: caller + "/state"}).Load(c.ID)
+	if err == nil {
+		err = c.Delete(t.Context(), false)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, _ := readHook(t, filepath.Join(dir, "poststop")); r.Cwd != caller {
+		t.Errorf("poststop without the bundle: in %s, want %s", r.Cwd, caller)
 	}
 }
 
@@ -148,7 +232,8 @@ func TestHooksMountForTheContainer(t *testing.T) {
 	}
 }
 
-// TestFailingHooks: which operation fails, what it says, and that poststop runs once the container has been made.
+// TestFailingHooks: which operation fails, what it says, that poststop runs once the container has been made, and that
+// nothing of the container is left then.
 func TestFailingHooks(t *testing.T) {
 	second := 1
 	for _, c := range []struct {
@@ -186,9 +271,12 @@ func TestFailingHooks(t *testing.T) {
 					if ws, reapErr := spawn.Reap(p.Pidfd); reapErr != nil || ws.Signal() != unix.SIGKILL {
 						t.Errorf("the process ended by %v (%v)", ws, reapErr)
 					}
-					if err := container.Delete(t.Context(), false); err != nil {
-						t.Error(err)
-					}
+				}
+				if _, loadErr := b.lib.Load("bad"); !errors.Is(loadErr, os.ErrNotExist) {
+					t.Errorf("the container is left: %v", loadErr)
+				}
+				if _, openErr := cgroup.Open(b.spec.Linux.CgroupsPath); !errors.Is(openErr, os.ErrNotExist) {
+					t.Errorf("its cgroup is left: %v", openErr)
 				}
 				if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), c.want) {
 					t.Errorf("%v; want %q and %q", err, want, c.want)

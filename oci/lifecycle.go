@@ -209,6 +209,9 @@ func slicePath(slice string) string {
 // Start executes the program of a created container and returns when it has been executed. If execve fails, the error
 // wraps the errno (ENOENT, EACCES, …) and names the program. (Only the process that created the container learns so;
 // another one returns when the program was told to go.)
+//
+// If a hook of startContainer or poststart fails, nothing of the container is left, and the hooks of poststop have run:
+// that is the specification's "Lifecycle".
 func (c *Container) Start(ctx context.Context) error {
 	unlock, err := c.lock()
 	if err != nil {
@@ -226,9 +229,9 @@ func (c *Container) Start(ctx context.Context) error {
 		}
 		return err
 	}
-	hooks := &hookRunner{ctx: ctx, hooks: rec.Hooks, state: rec.hookState(specs.StateCreated)}
+	hooks := &hookRunner{ctx: ctx, hooks: rec.Hooks.spec(), state: rec.hookState(specs.StateCreated)}
 	if err := c.startContainerHooks(rec, hooks); err != nil {
-		return errors.Join(fmt.Errorf("start container %s: %w", c.ID, err), rec.kill())
+		return errors.Join(fmt.Errorf("start container %s: %w", c.ID, err), c.destroy(context.WithoutCancel(ctx), rec))
 	}
 	if err := write(c.fifo()); err != nil {
 		return fmt.Errorf("start container %s: %w", c.ID, err)
@@ -243,20 +246,7 @@ func (c *Container) Start(ctx context.Context) error {
 	}
 	hooks.state.Status = specs.StateRunning
 	if err := hooks.poststart(); err != nil {
-		return errors.Join(fmt.Errorf("start container %s: %w", c.ID, err), rec.kill())
-	}
-	return nil
-}
-
-// kill ends the container's first process, if it has not ended by itself.
-func (rec *record) kill() error {
-	pidfd, err := rec.pidfd()
-	if err != nil {
-		return nil //nolint:nilerr // it is gone
-	}
-	defer unix.Close(pidfd)
-	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
-		return fmt.Errorf("kill container %s: %w", rec.ID, err)
+		return errors.Join(fmt.Errorf("start container %s: %w", c.ID, err), c.destroy(context.WithoutCancel(ctx), rec))
 	}
 	return nil
 }
@@ -436,6 +426,11 @@ func (c *Container) Delete(ctx context.Context, force bool) error {
 			return fmt.Errorf("delete container %s: it is %s: stop it first, or force", c.ID, status)
 		}
 	}
+	return c.destroy(ctx, rec)
+}
+
+// destroy ends what is left of a container, removes it and runs the hooks of poststop. The caller holds its lock.
+func (c *Container) destroy(ctx context.Context, rec *record) error {
 	if err := rec.endGroup(ctx); err != nil {
 		return err
 	}
@@ -448,7 +443,7 @@ func (c *Container) Delete(ctx context.Context, force bool) error {
 	if c.child != nil {
 		_ = c.child.CloseStatus() // of a process that has ended
 	}
-	hooks := &hookRunner{ctx: ctx, hooks: rec.Hooks, state: rec.hookState(specs.StateStopped)}
+	hooks := &hookRunner{ctx: ctx, hooks: rec.Hooks.spec(), state: rec.hookState(specs.StateStopped)}
 	hooks.poststop()
 	return nil
 }

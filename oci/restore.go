@@ -287,7 +287,7 @@ func (j *criuJob) runRestore(ctx context.Context, rec *record, group *newGroup, 
 				hooks.state.Pid = told
 				kinds := hooks.all()
 				for _, kind := range kinds[:createContainer] {
-					if err := hooks.run(kind, runInRuntime); err != nil {
+					if err := hooks.run(kind, hooks.runInRuntime); err != nil {
 						return err
 					}
 				}

@@ -30,7 +30,7 @@ type record struct {
 	Scope *cgroup.Scope
 	// Of the configuration, what start, kill, state and delete ask for.
 	Annotations map[string]string
-	Hooks       *specs.Hooks
+	Hooks       *laterHooks `json:",omitzero"`
 	Namespaces  []specs.LinuxNamespace
 	// Spec is the configuration as create got it. It is decoded when somebody asks: most commands do not.
 	Spec    jsontext.Value `json:",omitzero"`
@@ -46,7 +46,7 @@ type record struct {
 // describe takes into the record what it keeps of the configuration.
 func (rec *record) describe(spec *specs.Spec) {
 	rec.decoded, rec.Spec = spec, nil
-	rec.Annotations, rec.Hooks, rec.Namespaces = spec.Annotations, spec.Hooks, spec.Linux.Namespaces
+	rec.Annotations, rec.Hooks, rec.Namespaces = spec.Annotations, keepHooks(spec.Hooks), spec.Linux.Namespaces
 }
 
 // spec is the container's configuration; an empty one if its creator was killed.

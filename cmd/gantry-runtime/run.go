@@ -176,6 +176,9 @@ func start(a *app, _ *flag.FlagSet) func(context.Context, []string) error {
 		}
 		defer notifier.close()
 		if err := c.Start(ctx); err != nil {
+			if _, stateErr := c.State(); errors.Is(stateErr, os.ErrNotExist) { // a hook has failed
+				err = errors.Join(err, removeNotify(a.runtime.Root, args[0]))
+			}
 			return err
 		}
 		if notifier == nil {
@@ -212,7 +215,7 @@ func run(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
 		}
 		if err != nil {
 			killErr := c.Kill(unix.SIGKILL, true)
-			if errors.Is(killErr, oci.ErrNotRunning) {
+			if errors.Is(killErr, oci.ErrNotRunning) || errors.Is(killErr, os.ErrNotExist) {
 				killErr = nil // it ended over that error
 			}
 			_, waitErr := spawn.Reap(process.Pidfd)

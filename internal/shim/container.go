@@ -139,7 +139,7 @@ func (c *container) cgroup() (*cgroup.Group, error) {
 // ended follows the end of the first process.
 func (c *container) ended(status int) {
 	if c.killRest {
-		if err := c.oci.Kill(unix.SIGKILL, true); err != nil && !errors.Is(err, oci.ErrNotRunning) {
+		if err := c.oci.Kill(unix.SIGKILL, true); err != nil && !errors.Is(err, oci.ErrNotRunning) && !errors.Is(err, os.ErrNotExist) {
 			warn("end the processes of container "+c.id, err)
 		}
 	}
@@ -158,7 +158,7 @@ func (c *container) oomKilled() bool {
 		return false
 	}
 	n, err := g.OOMKills()
-	if err != nil {
+	if err != nil && !errors.Is(err, os.ErrNotExist) { // a failed hook has removed the container
 		warn("read the OOM kills of container "+c.id, err)
 	}
 	return n > 0
