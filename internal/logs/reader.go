@@ -43,6 +43,8 @@ type reader struct {
 	watch *watch
 
 	file    *os.File // being read; nil before the first
+	pos     int64    // how far it has been read
+	last    []byte   // the last bytes before pos, by which a truncation is noticed
 	buf     []byte   // read and not yet parsed: the beginning of a line
 	skip    bool     // within a line that is too long
 	scratch []byte
@@ -89,6 +91,9 @@ func (r *reader) run(ctx context.Context) error {
 		if err := r.watch.wait(ctx); err != nil {
 			return err
 		}
+		if err := r.rewind(); err != nil {
+			return fmt.Errorf("read log %s: %w", r.path, err)
+		}
 		if err := r.readFile(ctx); err != nil {
 			return err
 		}
@@ -99,13 +104,68 @@ func (r *reader) run(ctx context.Context) error {
 func (r *reader) readAll(ctx context.Context, files []*os.File) error {
 	for i, f := range files {
 		r.close()
-		r.file, r.buf, r.skip = f, r.buf[:0], false
+		if err := r.begin(f); err != nil {
+			closeAll(files[i+1:])
+			return fmt.Errorf("read log %s: %w", r.path, err)
+		}
 		if err := r.readFile(ctx); err != nil {
 			closeAll(files[i+1:])
 			return err
 		}
 	}
 	return nil
+}
+
+// knownBytes is how much of what was read is compared to notice that the file has other content now. The end of an entry
+// has a time to the nanosecond.
+const knownBytes = 64
+
+// begin goes on with a file, from where it stands.
+func (r *reader) begin(f *os.File) error {
+	r.file, r.buf, r.skip = f, r.buf[:0], false
+	pos, err := f.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return err
+	}
+	r.pos, r.last = pos, make([]byte, min(pos, knownBytes), knownBytes)
+	_, err = f.ReadAt(r.last, pos-int64(len(r.last)))
+	return err
+}
+
+// advance notes what was read.
+func (r *reader) advance(data []byte) {
+	r.pos += int64(len(data))
+	if len(data) >= knownBytes {
+		r.last = append(r.last[:0], data[len(data)-knownBytes:]...)
+		return
+	}
+	drop := max(0, len(r.last)+len(data)-knownBytes)
+	r.last = append(append(r.last[:0], r.last[drop:]...), data...)
+}
+
+// rewind goes back to the beginning of a file that somebody has truncated, as logrotate's copytruncate does, even if
+// it has grown past the old position since.
+func (r *reader) rewind() error {
+	if r.file == nil {
+		return nil
+	}
+	info, err := r.file.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() >= r.pos {
+		now := make([]byte, len(r.last))
+		if _, err := r.file.ReadAt(now, r.pos-int64(len(now))); err != nil && err != io.EOF {
+			return err
+		}
+		if bytes.Equal(now, r.last) {
+			return nil
+		}
+	}
+	if _, err := r.file.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	return r.begin(r.file)
 }
 
 // readFile reads from where it is to the present end of the file.
@@ -119,6 +179,7 @@ func (r *reader) readFile(ctx context.Context) error {
 		}
 		n, err := r.file.Read(r.scratch)
 		if n > 0 {
+			r.advance(r.scratch[:n])
 			if err := r.take(r.scratch[:n]); err != nil {
 				return err
 			}
@@ -204,7 +265,22 @@ func (r *reader) newer() ([]*os.File, error) {
 			return files[i+1:], nil
 		}
 	}
-	return files, nil
+	return writtenAfter(own, files), nil
+}
+
+// writtenAfter closes the files that are older than one that has no name of the log any more: it was removed, or somebody
+// renamed it. The current file, the last one, always stays.
+func writtenAfter(own os.FileInfo, files []*os.File) []*os.File {
+	younger := files[:0]
+	for i, f := range files {
+		info, err := f.Stat()
+		if i < len(files)-1 && err == nil && info.ModTime().Before(own.ModTime()) {
+			_ = f.Close()
+			continue
+		}
+		younger = append(younger, f)
+	}
+	return younger
 }
 
 // openAll opens the log's files, oldest first. A rotation meanwhile shows a file under two names: it is taken once.

@@ -19,12 +19,15 @@ type Writer struct {
 	options Options
 	attrs   []byte
 
-	mu      sync.Mutex
-	file    *os.File // nil after a rotation that got half way, say on a full disk
+	mu      sync.Mutex // guards what follows
+	file    *os.File   // nil after a rotation that got half way, say on a full disk
+	info    os.FileInfo
 	closed  bool
 	size    int64
 	buf     []byte // entries on their way into the file; empty between calls
 	partial [Stderr + 1][]byte
+	lost    loss
+	retry   *time.Timer // writes the mark of a loss; nil before the first one
 }
 
 // OpenWriter opens or creates the log, repairing a torn last line.
@@ -45,13 +48,36 @@ func (w *Writer) open() error {
 	if err != nil {
 		return fmt.Errorf("open log: %w", err)
 	}
-	size, err := repair(f)
+	info, err := f.Stat()
+	var size int64
+	if err == nil {
+		size, err = repair(f)
+	}
 	if err != nil {
 		_ = f.Close()
 		return fmt.Errorf("open log %s: %w", w.options.Path, err)
 	}
-	w.file, w.size = f, size
+	w.file, w.info, w.size = f, info, size
 	return nil
+}
+
+// check looks for what others have done to the log since the last chunk. After a truncation the size is another one. A
+// file that was renamed or deleted is left for one of the log's name, unless that cannot be opened, say because the
+// whole directory is gone.
+func (w *Writer) check() {
+	if w.file == nil || w.closed {
+		return
+	}
+	info, err := os.Stat(w.options.Path)
+	switch {
+	case err == nil && os.SameFile(info, w.info):
+		w.size = info.Size()
+	case err == nil, errors.Is(err, os.ErrNotExist):
+		old := w.file
+		if w.open() == nil {
+			_ = old.Close() // nothing waits to be written
+		}
+	}
 }
 
 // repair cuts off a last line without a newline, which a crash left, and returns the size.
@@ -75,6 +101,8 @@ func repair(f *os.File) (int64, error) {
 func (w *Writer) Write(s Stream, chunk []byte, at time.Time) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.check()
+	var errs []error
 	var stamp [len(time.RFC3339Nano)]byte
 	when := appendTime(stamp[:0], at)
 	for len(chunk) > 0 {
@@ -97,13 +125,23 @@ func (w *Writer) Write(s Stream, chunk []byte, at time.Time) error {
 		}
 		w.partial[s] = w.partial[s][:0]
 		if err := w.add(line, s, when); err != nil {
-			return err
+			errs = append(errs, err)
 		}
 	}
 	if len(w.partial[s]) == 0 {
 		w.partial[s] = nil // an idle stream holds no memory
 	}
-	return w.flush()
+	return firstOf(append(errs, w.flush()))
+}
+
+// firstOf returns the first error: the lines of a chunk fail for the same reason.
+func firstOf(errs []error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Flush writes a held-back last line of a stream that has ended.
@@ -115,10 +153,8 @@ func (w *Writer) Flush(s Stream) error {
 		return nil
 	}
 	w.partial[s] = nil
-	if err := w.add(line, s, appendTime(nil, time.Now())); err != nil {
-		return err
-	}
-	return w.flush()
+	w.check()
+	return firstOf([]error{w.add(line, s, appendTime(nil, time.Now())), w.flush()})
 }
 
 // Close writes what is held back and closes the file.
@@ -126,6 +162,17 @@ func (w *Writer) Close() error {
 	err := errors.Join(w.Flush(Stdout), w.Flush(Stderr))
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.closed {
+		return err
+	}
+	if w.retry != nil {
+		w.retry.Stop()
+	}
+	if w.lost.lines > 0 {
+		if markErr := w.append(nil); markErr != nil {
+			err = errors.Join(err, fmt.Errorf("the log's end lacks %d lines (%d bytes): %w", w.lost.lines, w.lost.bytes, markErr))
+		}
+	}
 	w.closed = true
 	if w.file != nil {
 		err = errors.Join(err, w.file.Close())
@@ -149,24 +196,25 @@ func (w *Writer) add(line []byte, s Stream, when []byte) error {
 	}
 	start := len(w.buf)
 	w.buf = appendEntry(w.buf, line, s, w.attrs, when)
+	var err error
 	if limit := w.options.MaxSize; limit > 0 && w.size+int64(len(w.buf)) > limit && w.size+int64(start) > 0 {
 		entry := append([]byte(nil), w.buf[start:]...)
 		w.buf = w.buf[:start]
-		if err := w.flush(); err != nil {
-			return err
+		if err = w.flush(); err == nil {
+			err = w.rotate() // a log that cannot be rotated goes on to grow
 		}
-		if err := w.rotate(); err != nil {
-			return err
+		if w.buf == nil {
+			w.buf = (*buffers.Get().(*[]byte))[:0]
 		}
 		w.buf = append(w.buf, entry...)
 	}
 	if len(w.buf) >= flushAt {
-		return w.flush()
+		return firstOf([]error{err, w.flush()})
 	}
-	return nil
+	return err
 }
 
-// flush writes the entries. On an error they are lost, and what part of them was written is taken back.
+// flush writes the entries. Those that cannot be written are lost.
 func (w *Writer) flush() error {
 	if len(w.buf) == 0 {
 		return nil
@@ -176,23 +224,48 @@ func (w *Writer) flush() error {
 		buffers.Put(&b)
 		w.buf = nil
 	}()
+	return w.append(w.buf)
+}
+
+// append writes entries, after the mark of what was lost before them. What part of an entry was written when an error
+// came is taken back.
+func (w *Writer) append(entries []byte) error {
 	if w.closed {
 		return fmt.Errorf("write log: %w", os.ErrClosed)
 	}
 	if w.file == nil {
 		if err := w.open(); err != nil {
+			w.lose(entries, err)
 			return err
 		}
 	}
-	n, err := w.file.Write(w.buf)
-	if err != nil {
-		if n > 0 {
-			err = errors.Join(err, w.file.Truncate(w.size))
-		}
-		return fmt.Errorf("write log: %w", err)
+	out, marked := entries, 0
+	if w.lost.lines > 0 {
+		mark := appendEntry(nil, w.lost.text(), Stderr, w.attrs, appendTime(nil, time.Now()))
+		out, marked = append(mark, entries...), len(mark)
 	}
+	n, err := w.file.Write(out)
 	w.size += int64(n)
-	return nil
+	whole := bytes.LastIndexByte(out[:n], '\n') + 1
+	switch {
+	case marked == 0:
+	case whole == marked && len(entries) > 0: // more is lost: one mark will tell of it all
+		whole = 0
+	case whole >= marked:
+		w.lost = loss{}
+	}
+	if err == nil {
+		return nil
+	}
+	if whole < n {
+		w.size -= int64(n - whole)
+		if cutErr := w.file.Truncate(w.size); cutErr != nil { // it is repaired when it is opened again
+			err = errors.Join(err, cutErr, w.file.Close())
+			w.file = nil
+		}
+	}
+	w.lose(out[max(whole, marked):], err)
+	return fmt.Errorf("write log: %w", err)
 }
 
 // rotate makes FILE FILE.1, FILE.1 FILE.2 and so on. Who reads the old file can go on to its end.
