@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 
 	task "github.com/containerd/containerd/api/runtime/task/v3"
@@ -23,7 +24,8 @@ type attachment struct {
 	ready   chan struct{} // closed when conn or err is set
 	once    sync.Once
 	conn    *net.UnixConn
-	err     error // io.EOF: nothing will come
+	err     error  // io.EOF: nothing will come
+	forget  func() // nil, or takes it from the list of those who wait for a start
 }
 
 func newAttachment(r client.AttachRequest) *attachment {
@@ -85,6 +87,9 @@ func (a *attachment) CloseWrite() error {
 
 func (a *attachment) Close() error {
 	a.fail(net.ErrClosed)
+	if a.forget != nil {
+		a.forget()
+	}
 	if a.conn != nil {
 		return a.conn.Close()
 	}
@@ -127,6 +132,11 @@ func (e *Engine) AttachContainer(ctx context.Context, id string, o AttachOptions
 		c.mu.Lock()
 		c.pending = append(c.pending, a)
 		c.mu.Unlock()
+		a.forget = func() { // a client that leaves before the start
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.pending = slices.DeleteFunc(c.pending, func(other *attachment) bool { return other == a })
+		}
 	}
 	e.containerEvent(c, events.ActionAttach)
 	return &replay{Reader: io.MultiReader(past, a), live: a}, tty, nil

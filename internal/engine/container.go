@@ -31,6 +31,7 @@ type Container struct {
 	run     *run // the life of its process, if it has one
 	phase   phase
 	waiters []waiter
+	removed bool          // nothing will happen to it any more: every waiter has been told
 	pending []*attachment // attached before the start
 	retries retries
 	execs   []string

@@ -96,9 +96,10 @@ func (e *Engine) execution(id string) (*execution, error) {
 	return x, nil
 }
 
-// StartExec runs a prepared process. The stream is nil if detached. A program that cannot be executed is told on the
+// StartExec runs a prepared process. The stream is nil if detached; tty tells that it has no frames, which depends on
+// what the start asks for, not on whether the process has a terminal. A program that cannot be executed is told on the
 // stream and by exit code 126 or 127, as docker does; detached it is an error.
-func (e *Engine) StartExec(ctx context.Context, id string, o ExecStart) (Stream, bool, error) {
+func (e *Engine) StartExec(ctx context.Context, id string, o ExecStart) (s Stream, tty bool, err error) {
 	x, err := e.execution(id)
 	if err != nil {
 		return nil, false, err
@@ -125,18 +126,17 @@ func (e *Engine) StartExec(ctx context.Context, id string, o ExecStart) (Stream,
 			code = 126 // as docker has it for whatever else went wrong
 		}
 		x.finish(code)
-		err = fmt.Errorf("OCI runtime exec failed: %w", err)
 		if o.Detach || !told {
 			return nil, false, fmt.Errorf("%w%w", err, noText{errdefs.ErrInvalidArgument})
 		}
-		return message(err, x.request.Tty), x.request.Tty, nil
+		return message(err, o.TTY), o.TTY, nil
 	}
 	e.containerEvent(x.container, events.Action(fmt.Sprintf("%s: %s", events.ActionExecStart, commandLine(x.request.Cmd))), "execID", x.ID)
 	e.background(x.watch)
 	if conn == nil {
-		return nil, x.request.Tty, nil
+		return nil, o.TTY, nil
 	}
-	return &execStream{UnixConn: conn, done: x.done}, x.request.Tty, nil
+	return reframe(&execStream{UnixConn: conn, done: x.done}, x.request.Tty, o.TTY), o.TTY, nil
 }
 
 // run makes the process and, unless detached, a stream to it that misses nothing.
@@ -157,7 +157,10 @@ func (x *execution) run(ctx context.Context, o ExecStart) (*net.UnixConn, error)
 	attached := x.attach(ctx, shim, o)
 	response, err := shim.Task.Start(ctx, &task.StartRequest{ID: c.ID, ExecID: x.ID})
 	conn := <-attached
-	if err = errors.Join(native(err), conn.err); err != nil {
+	if err != nil {
+		err = fmt.Errorf("OCI runtime exec failed: %w", native(err))
+	}
+	if err = errors.Join(err, conn.err); err != nil {
 		if conn.stream != nil {
 			_ = conn.stream.Close()
 		}
@@ -197,8 +200,10 @@ func (x *execution) prepare(ctx context.Context, o ExecStart) error {
 	if x.request.Tty {
 		request.Stderr = ""
 	}
-	_, err = shim.Task.Exec(ctx, request)
-	return native(err)
+	if _, err = shim.Task.Exec(ctx, request); err != nil {
+		return fmt.Errorf("OCI runtime exec failed: %w", native(err))
+	}
+	return nil
 }
 
 // waits tells that the output waits for a client.

@@ -130,10 +130,11 @@ type waiter struct {
 	result    chan WaitResult
 }
 
-// notify tells those who wait for one of the conditions. The channels have room for the one result.
+// notify gives the result to everybody who waits for one of the conditions. The channels have room for it.
 func (c *Container) notify(result WaitResult, conditions ...container.WaitCondition) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.removed = c.removed || slices.Contains(conditions, container.WaitConditionRemoved)
 	c.waiters = slices.DeleteFunc(c.waiters, func(w waiter) bool {
 		if !slices.Contains(conditions, w.condition) {
 			return false
@@ -143,8 +144,8 @@ func (c *Container) notify(result WaitResult, conditions ...container.WaitCondit
 	})
 }
 
-// WaitContainer returns a channel that gets one result when the condition holds.
-func (e *Engine) WaitContainer(_ context.Context, id string, condition container.WaitCondition) (<-chan WaitResult, error) {
+// WaitContainer returns a channel that gets one result when the condition holds, unless ctx ends first.
+func (e *Engine) WaitContainer(ctx context.Context, id string, condition container.WaitCondition) (<-chan WaitResult, error) {
 	c, err := e.lookup(id)
 	if err != nil {
 		return nil, err
@@ -152,13 +153,24 @@ func (e *Engine) WaitContainer(_ context.Context, id string, condition container
 	if condition == "" {
 		condition = container.WaitConditionNotRunning
 	}
+	return c.await(ctx, condition), nil
+}
+
+// await registers a waiter, which is forgotten when ctx ends.
+func (c *Container) await(ctx context.Context, condition container.WaitCondition) <-chan WaitResult {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	w := waiter{condition: condition, result: make(chan WaitResult, 1)}
-	if condition == container.WaitConditionNotRunning && !c.phase.alive() && c.phase != phaseRestarting {
+	idle := condition == container.WaitConditionNotRunning && !c.phase.alive() && c.phase != phaseRestarting
+	if idle || c.removed {
 		w.result <- WaitResult{Status: c.record.Last.ExitCode}
-	} else {
-		c.waiters = append(c.waiters, w)
+		return w.result
 	}
-	return w.result, nil
+	c.waiters = append(c.waiters, w)
+	context.AfterFunc(ctx, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.waiters = slices.DeleteFunc(c.waiters, func(other waiter) bool { return other.result == w.result })
+	})
+	return w.result
 }

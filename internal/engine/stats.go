@@ -14,24 +14,33 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 
 	"gantry/cgroup"
 )
 
-// StatsContainer calls each with a reading of the container's accounting: once, or every second while stream. Without
-// oneShot a single reading waits a second, so that it has one before it to compare with.
+// StatsContainer calls each with a reading of the container's accounting: once, or every second while stream, until the
+// container is removed. Without oneShot a single reading waits a second, so that it has one before it to compare with.
 func (e *Engine) StatsContainer(ctx context.Context, id string, stream, oneShot bool, each func(*container.StatsResponse) error) error {
 	c, err := e.lookup(id)
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(e.ctx, cancel)()
+	removed := c.await(ctx, container.WaitConditionRemoved)
 	var previous *container.StatsResponse
 	if !stream && !oneShot {
 		if previous, err = e.reading(c, nil); err != nil {
 			return err
 		}
-		if !sleep(ctx, time.Second) {
+		select {
+		case <-removed:
+			return fmt.Errorf("No such container: %s%w", id, noText{errdefs.ErrNotFound})
+		case <-time.After(time.Second):
+		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
@@ -44,20 +53,13 @@ func (e *Engine) StatsContainer(ctx context.Context, id string, stream, oneShot 
 			return err
 		}
 		previous = r
-		if !sleep(ctx, time.Second) {
+		select {
+		case <-removed:
+			return nil
+		case <-time.After(time.Second):
+		case <-ctx.Done():
 			return ctx.Err()
 		}
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 
@@ -71,11 +73,10 @@ func (e *Engine) reading(c *Container, previous *container.StatsResponse) (*cont
 	if !v.phase.alive() {
 		return r, nil
 	}
-	group, err := cgroup.Open(v.run.Cgroup)
-	if err != nil {
-		return nil, fmt.Errorf("statistics of container %s: %w", c.ID, err)
+	s, err := groupStats(v.run.Cgroup)
+	if now := c.view(); err != nil && (!now.phase.alive() || now.run.Pid != v.run.Pid) { // it has ended meanwhile
+		return r, nil
 	}
-	s, err := group.Stats()
 	if err != nil {
 		return nil, fmt.Errorf("statistics of container %s: %w", c.ID, err)
 	}
@@ -97,6 +98,14 @@ func (e *Engine) reading(c *Container, previous *container.StatsResponse) (*cont
 		r.Networks = networkStats(v.run.Pid)
 	}
 	return r, nil
+}
+
+func groupStats(path string) (*cgroup.Stats, error) {
+	group, err := cgroup.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	return group.Stats()
 }
 
 func cpuStats(s *cgroup.Stats) container.CPUStats {

@@ -79,7 +79,7 @@ func (s *server) execKeys(r *http.Request, id string) []byte {
 	return detach.DefaultKeys
 }
 
-// tell sends an error as the only output of a stream.
+// tell sends an error as the only output of a stream: on standard error, where the client's user looks for it.
 func tell(w *response, r *http.Request, tty bool, cause error) error {
 	conn, err := upgrade(w, r, tty)
 	if err != nil {
@@ -89,7 +89,7 @@ func tell(w *response, r *http.Request, tty bool, cause error) error {
 	if tty {
 		_, err = io.WriteString(conn, line)
 	} else {
-		_, err = conn.Write(appendFrame(nil, logs.Stdout, []byte(line)))
+		_, err = conn.Write(appendFrame(nil, logs.Stderr, []byte(line)))
 	}
 	debugError("tell a client of an error", errors.Join(err, conn.Close()))
 	return nil

@@ -219,7 +219,7 @@ func TestOutputSurvivesUnreadInput(t *testing.T) {
 	}
 }
 
-// TestExecFailure: what kept the command from running reaches the user through the stream; an unknown exec is 404.
+// TestExecFailure: what kept the command from running reaches the user through the stream, on standard error; an unknown exec is 404.
 func TestExecFailure(t *testing.T) {
 	f := &fake{err: errors.New("exec: nope: not found")}
 	c := mobyClient(t, f, "")
@@ -229,7 +229,7 @@ func TestExecFailure(t *testing.T) {
 	}
 	defer x.Close()
 	var out strings.Builder
-	if _, err := stdcopy.StdCopy(&out, io.Discard, x.Reader); err != nil || out.String() != "exec: nope: not found\r\n" {
+	if _, err := stdcopy.StdCopy(io.Discard, &out, x.Reader); err != nil || out.String() != "exec: nope: not found\r\n" {
 		t.Errorf("got %q, %v", &out, err)
 	}
 	f.err = errdefs.ErrConflict.WithMessage("exec x1 has already run")
