@@ -37,6 +37,7 @@ func (b *builder) bind(m specs.Mount, o mountOptions) error {
 			return fmt.Errorf("mount %s on %s: %w", source, m.Destination, err)
 		}
 		directory = st.Mode&unix.S_IFMT == unix.S_IFDIR
+		b.willMount(m.Destination, num)
 	}
 	b.attach(fd, m.Destination, directory)
 	return nil

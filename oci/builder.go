@@ -33,6 +33,7 @@ type builder struct {
 	ending   *spawn.FD                             // readable when a signal wants the waiting process to end; nil: it ends by itself
 	late     []string                              // mount points that become read-only in the end
 	mounted  []string                              // mount points of the configuration, as far as the plan has come
+	future   []futureMount                         // what the plan will have mounted, for files that are looked up before
 	idMaps   map[string]int                        // descriptors of user namespaces, by their maps
 	joined   map[specs.LinuxNamespaceType]spawn.FD // namespaces that have a path
 

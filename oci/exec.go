@@ -131,7 +131,7 @@ func (b *builder) exec(first spawn.FD, entry *cgroup.Entry, stdio Stdio, preserv
 		b.runOn(cpus.final, text)
 	}
 	if b.first != 0 {
-		if err := b.environment(fmt.Sprintf("/proc/%d/root", b.first)); err != nil {
+		if err := b.environment(filesOf(fmt.Sprintf("/proc/%d/root", b.first))); err != nil {
 			return err
 		}
 		p = b.spec.Process

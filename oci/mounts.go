@@ -111,6 +111,8 @@ func (b *builder) fileSystem(m specs.Mount, o mountOptions) error {
 	}
 	if o.copyUp {
 		b.copyUp(m.Destination)
+	} else if m.Type == "tmpfs" {
+		b.willMount(m.Destination, -1)
 	}
 	b.settle(m.Destination, o)
 	return nil

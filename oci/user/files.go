@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"gantry/oci/inroot"
 	"gantry/rawfile"
 )
 
@@ -32,9 +31,9 @@ type group struct {
 }
 
 // readUsers reads passwd(5). Lines that do not have proper ids are passed over.
-func readUsers(root *os.File) ([]passwd, error) {
+func readUsers(open Opener) ([]passwd, error) {
 	var all []passwd
-	err := eachLine(root, "etc/passwd", func(fields []string) {
+	err := eachLine(open, "etc/passwd", func(fields []string) {
 		if len(fields) < 4 || fields[0] == "" {
 			return
 		}
@@ -58,9 +57,9 @@ func isHome(s string) bool {
 }
 
 // readGroups reads group(5). Lines that do not have a proper id are passed over.
-func readGroups(root *os.File) ([]group, error) {
+func readGroups(open Opener) ([]group, error) {
 	var all []group
-	err := eachLine(root, "etc/group", func(fields []string) {
+	err := eachLine(open, "etc/group", func(fields []string) {
 		if len(fields) < 3 || fields[0] == "" {
 			return
 		}
@@ -77,9 +76,9 @@ func readGroups(root *os.File) ([]group, error) {
 	return all, err
 }
 
-// eachLine calls f with the colon-separated fields of each line of a file below root that is neither empty nor a comment.
-func eachLine(root *os.File, path string, f func(fields []string)) error {
-	file, err := openRegular(root, path)
+// eachLine calls f with the colon-separated fields of each line of a file that is neither empty nor a comment.
+func eachLine(open Opener, path string, f func(fields []string)) error {
+	file, err := openRegular(open, path)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil
 	}
@@ -105,10 +104,10 @@ func eachLine(root *os.File, path string, f func(fields []string)) error {
 	return nil
 }
 
-// openRegular opens a regular file, links resolved as if root were "/" (openat2(2), RESOLVE_IN_ROOT). A FIFO or a device
-// is recognised before it is opened: opening could block or act.
-func openRegular(root *os.File, path string) (*os.File, error) {
-	fd, err := inroot.Open(int(root.Fd()), path, unix.O_PATH, 0)
+// openRegular opens a regular file. A FIFO or a device is recognised before it is opened for reading, which could block or
+// act.
+func openRegular(open Opener, path string) (*os.File, error) {
+	fd, err := open(path)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"gantry/oci/inroot"
 )
 
 // Why a user string is refused. The texts are those of other engines: scripts match them.
@@ -34,15 +38,25 @@ type Identity struct {
 	Name     string   // "" if passwd has none
 }
 
-// Resolve resolves "user", "user:group", "uid", "uid:gid" and mixtures, as docker's --user does, with extra groups by
-// name or number. root is the container's root directory, opened in any way (open(2), O_PATH); files missing there are empty. A number is always the number,
-// 0 to 2³¹-1; names must exist. The group file's memberships count only if spec names no group.
+// Opener opens a file of a container by its path in there (open(2), O_PATH), without leaving the container's root. The
+// caller closes the descriptor.
+type Opener func(path string) (fd int, err error)
+
+// Resolve resolves a user with the passwd and group files below a directory, which was opened in any way (open(2), O_PATH).
+// See ResolveWith.
 func Resolve(root *os.File, spec string, extra []string) (Identity, error) {
+	return ResolveWith(func(path string) (int, error) { return inroot.Open(int(root.Fd()), path, unix.O_PATH, 0) }, spec, extra)
+}
+
+// ResolveWith resolves "user", "user:group", "uid", "uid:gid" and mixtures, as docker's --user does, with extra groups by
+// name or number. Files that open does not find are empty. A number is always the number, 0 to 2³¹-1; names must exist. The
+// group file's memberships count only if spec names no group.
+func ResolveWith(open Opener, spec string, extra []string) (Identity, error) {
 	userArg, groupArg, _ := strings.Cut(spec, ":")
 	if strings.Contains(groupArg, ":") {
 		return Identity{}, fmt.Errorf("user %q: %w", spec, ErrSyntax)
 	}
-	id, err := findUser(root, userArg)
+	id, err := findUser(open, userArg)
 	if err != nil {
 		return Identity{}, err
 	}
@@ -50,7 +64,7 @@ func Resolve(root *os.File, spec string, extra []string) (Identity, error) {
 		id.Groups = []uint32{id.GID}
 		return id, nil
 	}
-	groups, err := readGroups(root)
+	groups, err := readGroups(open)
 	if err != nil {
 		return Identity{}, err
 	}
@@ -82,12 +96,12 @@ func Resolve(root *os.File, spec string, extra []string) (Identity, error) {
 }
 
 // findUser resolves the part before the colon; "" is root. The first matching line counts.
-func findUser(root *os.File, arg string) (Identity, error) {
+func findUser(open Opener, arg string) (Identity, error) {
 	uid, isNumber, err := number(arg)
 	if err != nil {
 		return Identity{}, fmt.Errorf("user %q: %w", arg, err)
 	}
-	users, err := readUsers(root)
+	users, err := readUsers(open)
 	if err != nil {
 		return Identity{}, err
 	}
