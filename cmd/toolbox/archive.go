@@ -13,6 +13,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"gantry/internal/tarfs"
 )
 
 func gzipFiles(args []string) error {
@@ -161,15 +163,22 @@ func pack(w io.Writer, dir string, names []string, verbose bool) error {
 			if verbose {
 				fmt.Fprintln(os.Stderr, header.Name)
 			}
-			if err := out.WriteHeader(header); err != nil || !info.Mode().IsRegular() {
-				return err
+			if !info.Mode().IsRegular() {
+				return out.WriteHeader(header)
 			}
 			file, err := os.Open(path)
 			if err != nil {
 				return err
 			}
 			defer func() { _ = file.Close() }()
-			_, err = io.Copy(out, file)
+			var content io.Reader
+			if content, header.Size, err = tarfs.Content(file, info.Size()); err != nil {
+				return fmt.Errorf("read %s: %w", path, err)
+			}
+			if err := out.WriteHeader(header); err != nil {
+				return err
+			}
+			_, err = io.Copy(out, content)
 			return err
 		})
 		if err != nil {

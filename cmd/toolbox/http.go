@@ -17,6 +17,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"gantry/internal/tarfs"
 )
 
 // HTTP is spoken here in version 1.0 (RFC 1945), one request a connection: net/http would cost every applet, also
@@ -246,6 +248,13 @@ func open(root *os.Root, name string) (body io.ReadCloser, kind string, size int
 		return nil, "", 0, errors.New("not a regular file")
 	}
 	file, err := root.Open(name)
+	if err != nil {
+		return nil, "", 0, err
+	}
+	content, size, err := tarfs.Content(file, info.Size())
+	if err != nil {
+		return nil, "", 0, errors.Join(err, file.Close())
+	}
 	kinds := map[string]string{
 		".html": "text/html", ".txt": "text/plain", ".css": "text/css", ".js": "text/javascript", ".json": "application/json",
 		".png": "image/png", ".jpg": "image/jpeg", ".svg": "image/svg+xml",
@@ -253,7 +262,10 @@ func open(root *os.Root, name string) (body io.ReadCloser, kind string, size int
 	if kind = kinds[filepath.Ext(name)]; kind == "" {
 		kind = "application/octet-stream"
 	}
-	return file, kind, info.Size(), err
+	return struct {
+		io.Reader
+		io.Closer
+	}{content, file}, kind, size, nil
 }
 
 func exists(root *os.Root, name string) bool {

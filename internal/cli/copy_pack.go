@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"gantry/internal/tarfs"
 )
 
 // capAttribute is the attribute that archives keep, and where they keep it.
@@ -112,14 +114,20 @@ func (p *packer) write(path, name string, info fs.FileInfo, content *os.File) er
 			p.links[id] = h.Name
 		}
 	}
+	var body io.Reader
+	if content != nil && h.Typeflag == tar.TypeReg {
+		if body, h.Size, err = tarfs.Content(content, h.Size); err != nil {
+			return fmt.Errorf("read %s: %w", path, err)
+		}
+	}
 	if err := p.WriteHeader(h); err != nil {
 		return fmt.Errorf("archive %s: %w", path, err)
 	}
-	if content == nil || h.Size == 0 {
+	if body == nil {
 		return nil
 	}
 	// A file that grows meanwhile is cut, one that shrinks has no archive.
-	if _, err := io.CopyN(p, content, h.Size); err != nil {
+	if _, err := io.CopyN(p, body, h.Size); err != nil {
 		return fmt.Errorf("archive %s: %w", path, err)
 	}
 	return nil

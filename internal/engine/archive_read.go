@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"gantry/internal/tarfs"
 )
 
 // archiver writes trees of files to a tar archive. The files may change meanwhile, by whoever runs in the container:
@@ -28,12 +30,6 @@ type inode struct{ device, number uint64 }
 
 // maxDepth bounds the descriptors that a deep tree takes.
 const maxDepth = 1000
-
-// unarchived are file systems of the kernel's own: copying what is in them makes no sense, and may not end.
-var unarchived = []int64{
-	unix.PROC_SUPER_MAGIC, unix.SYSFS_MAGIC, unix.CGROUP_SUPER_MAGIC, unix.CGROUP2_SUPER_MAGIC, unix.DEVPTS_SUPER_MAGIC,
-	unix.DEBUGFS_MAGIC, unix.TRACEFS_MAGIC, unix.SECURITYFS_MAGIC, unix.BPF_FS_MAGIC,
-}
 
 // tree writes the file that a descriptor stands for, and everything below it, under a name.
 func (a *archiver) tree(fd int, name string) error {
@@ -55,7 +51,7 @@ func (a *archiver) tree(fd int, name string) error {
 	if elsewhere && h.Typeflag == tar.TypeReg {
 		h.Size = 0
 	}
-	if h.Typeflag == tar.TypeReg && h.Size > 0 {
+	if h.Typeflag == tar.TypeReg && !elsewhere {
 		return a.content(fd, h)
 	}
 	if err := a.tar.WriteHeader(h); err != nil {
@@ -73,7 +69,8 @@ func (a *archiver) children(fd int, name string) error {
 		return fmt.Errorf("%s: directories are more than %d deep", name, maxDepth)
 	}
 	defer func() { a.depth-- }()
-	if special, err := kernelOwn(fd); err != nil || special && a.depth > 1 {
+	// Copying a file system of the kernel's own makes no sense, and may not end.
+	if special, err := tarfs.MadeByKernel(fd); err != nil || special && a.depth > 1 {
 		return err
 	}
 	names, err := list(fd)
@@ -116,14 +113,6 @@ func mountID(fd int) (uint64, error) {
 		return 0, fmt.Errorf("ask for the mount of a file: %w", err)
 	}
 	return stx.Mnt_id, nil
-}
-
-func kernelOwn(fd int) (bool, error) {
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(fd, &st); err != nil {
-		return false, err
-	}
-	return slices.Contains(unarchived, int64(st.Type)), nil
 }
 
 // list returns the sorted names in the directory that a descriptor (O_PATH) stands for.
@@ -198,19 +187,24 @@ func (a *archiver) header(fd int, name string, st *unix.Stat_t) (*tar.Header, er
 // xattrRecord is how tar archives name extended attributes.
 const xattrRecord = "SCHILY.xattr."
 
-// content writes a regular file: as many bytes as it had when it was described, whatever becomes of it.
+// content writes a regular file: as many bytes as it had when it was opened, whatever becomes of it.
 func (a *archiver) content(fd int, h *tar.Header) error {
 	f, err := os.OpenFile(self(fd), os.O_RDONLY, 0)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", h.Name, errno(err))
 	}
 	defer f.Close()
+	r, size, err := tarfs.Content(f, h.Size)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", h.Name, errno(err))
+	}
+	h.Size = size
 	if err := a.tar.WriteHeader(h); err != nil {
 		return fmt.Errorf("%s: %w", h.Name, err)
 	}
-	n, err := io.Copy(a.tar, io.LimitReader(f, h.Size))
-	if err == nil && n < h.Size { // it was truncated: zeros, as tar(1) does
-		_, err = io.CopyN(a.tar, zeros{}, h.Size-n)
+	n, err := io.Copy(a.tar, r)
+	if err == nil && n < size { // it was truncated: zeros, as tar(1) does
+		_, err = io.CopyN(a.tar, zeros{}, size-n)
 	}
 	if err != nil {
 		return fmt.Errorf("read %s: %w", h.Name, errno(err))
