@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/oci/criu"
+	"gantry/oci/internal/osthread"
 	"gantry/rawfile"
 )
 
@@ -174,9 +175,9 @@ func (c *Container) prepareRoot(j *criuJob) (dir string, err error) {
 // parent is not covered. What criu mounts goes with it, however it ends. Its directories are those that the new namespace
 // has, or it could not mount in them.
 func (j *criuJob) startAside(root string, start func() error) error {
-	done := make(chan error)
-	go onOwnThread(func() {
-		done <- func() error {
+	var err error
+	osthread.Run(func() {
+		err = func() error {
 			if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 				return fmt.Errorf("mount namespace for criu: %w", err)
 			}
@@ -192,7 +193,7 @@ func (j *criuJob) startAside(root string, start func() error) error {
 			return start()
 		}()
 	})
-	return <-done
+	return err
 }
 
 func bindRoot(root, dir string) error {

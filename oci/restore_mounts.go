@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/oci/inroot"
+	"gantry/oci/internal/osthread"
 	"gantry/rawfile"
 )
 
@@ -85,9 +86,9 @@ var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\13
 // as if the root were at dir. What is on tmpfs and the like, criu brings back by itself. It binds where nobody sees it, and
 // where nothing is left of it.
 func (j *criuJob) makeMountPoints(dir string) error {
-	done := make(chan error)
-	go onOwnThread(func() { done <- j.makeMountPointsAside(dir) })
-	return <-done
+	var err error
+	osthread.Run(func() { err = j.makeMountPointsAside(dir) })
+	return err
 }
 
 func (j *criuJob) makeMountPointsAside(dir string) error {

@@ -1,7 +1,6 @@
 package oci
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -195,9 +194,7 @@ func (b *builder) mountRoot(list []Mount) (spawn.FD, error) {
 		field = "config.json: root.path: "
 		num, err = b.cloneTree(b.rootPath(), true)
 	case len(list) == 1 && list[0].Type == "overlay":
-		if num, err = mountOverlay(list[0].Options); errors.Is(err, unix.EINVAL) && !appendsLayers() {
-			num, err = mountOverlayOld(list[0].Options)
-		}
+		num, err = b.makeOverlay(list[0].Options)
 	case len(list) == 1 && (list[0].Type == "bind" || list[0].Type == ""):
 		num, err = b.cloneTree(list[0].Source, true)
 	default:
@@ -312,64 +309,6 @@ func (b *builder) setAttributes(fd int, attr unix.MountAttr, recursive bool) err
 		return b.mounter.setAttributes(fd, flags, &attr)
 	}
 	return unix.MountSetattr(fd, "", flags, &attr)
-}
-
-// mountOverlay makes a detached overlay from mount options; see the kernel's filesystems/overlayfs.
-func mountOverlay(options []string) (_ int, err error) {
-	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return -1, fmt.Errorf("fsopen overlay: %w", err)
-	}
-	defer unix.Close(fs)
-	for _, option := range options {
-		key, value, hasValue := strings.Cut(option, "=")
-		switch {
-		case key == "ro" || key == "rw":
-			continue
-		case key == "lowerdir":
-			err = overlayLayers(fs, value)
-		case hasValue:
-			err = unix.FsconfigSetString(fs, key, value)
-		default:
-			err = unix.FsconfigSetFlag(fs, key)
-		}
-		if err != nil {
-			return -1, fmt.Errorf("overlay option %s: %w", option, explain(fs, err))
-		}
-	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return -1, fmt.Errorf("create overlay: %w", explain(fs, err))
-	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
-	if err != nil {
-		return -1, fmt.Errorf("fsmount overlay: %w", explain(fs, err))
-	}
-	return fd, nil
-}
-
-// overlayLayers names the layers one by one where the kernel can (6.8): one string of all is limited to 256 bytes
-// here and a page elsewhere.
-func overlayLayers(fs int, value string) error {
-	for i, layer := range strings.Split(value, ":") {
-		err := unix.FsconfigSetString(fs, "lowerdir+", layer)
-		if i == 0 && errors.Is(err, unix.EINVAL) {
-			return unix.FsconfigSetString(fs, "lowerdir", value)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// explain adds what the file system itself says about a failure; see fsopen(2), "message retrieval".
-func explain(fs int, err error) error {
-	var text [256]byte
-	n, readErr := unix.Read(fs, text[:])
-	if readErr != nil || n <= 2 {
-		return err
-	}
-	return fmt.Errorf("%w (%s)", err, strings.TrimSpace(string(text[2:n])))
 }
 
 // protectPaths makes what the specification masks unreadable, and what it protects read-only, at last the root. A mask is

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -13,7 +15,7 @@ func TestOverlayMount(t *testing.T) {
 	const script = "cat /m/below; cat /m/above; echo new >/m/made"
 	check := func(u under, id, dir string, owner int) {
 		made := filepath.Join(dir, "upper", "made")
-		for path, text := range map[string]string{"lower/below": "below\n", "lower2/above": "above\n", "lower/above": "hidden\n", "upper/.keep": "", "work/.keep": ""} {
+		for path, text := range map[string]string{"lower/below": "below\n", "lower:2/above": "above\n", "lower/above": "hidden\n", "upper/.keep": "", "work/.keep": ""} {
 			file := filepath.Join(dir, path)
 			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 				u.t.Fatal(err)
@@ -25,9 +27,17 @@ func TestOverlayMount(t *testing.T) {
 				u.t.Fatal(err)
 			}
 		}
+		layers := []string{dir + `/lower\:2`, dir + "/lower"}
+		for i := range 20 { // more than fsconfig(2) takes in one string
+			name := fmt.Sprint(dir, "/layer", i)
+			if err := os.MkdirAll(name, 0o755); err != nil {
+				u.t.Fatal(err)
+			}
+			layers = append(layers, name)
+		}
 		change(u.t, dir, func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/m", Type: "overlay", Source: "overlay", Options: []string{
-				"nosuid", "lowerdir=" + dir + "/lower2:" + dir + "/lower", "upperdir=" + dir + "/upper", "workdir=" + dir + "/work",
+				"nosuid", "lowerdir=" + strings.Join(layers, ":"), "upperdir=" + dir + "/upper", "workdir=" + dir + "/work",
 			}})
 		})
 		if err := os.Chown(filepath.Join(dir, "config.json"), owner, -1); err != nil {

@@ -42,7 +42,7 @@ func (e *Engine) PlanContainer(ctx context.Context, r CreateRequest, w io.Writer
 	if err != nil {
 		return err
 	}
-	rootfs := oci.Mount{Type: "overlay", Source: "overlay", Options: overlayOptions(lower, c.dir(), r.Config.HostConfig.AutoRemove)}
+	rootfs := oci.Mount{Type: "overlay", Source: "overlay", Options: c.overlay(lower, r.Config.HostConfig.AutoRemove).MountOptions()}
 	plan, err := oci.Compile(c.runDir(), spec, []oci.Mount{rootfs})
 	if err != nil {
 		return err

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path"
-	"path/filepath"
 	"runtime"
 	"strings"
 
@@ -164,8 +163,18 @@ func (c *Container) assemble(rec record, lower []string, points []mountPoint) (i
 		}
 		sources, kept = append(sources, fd), append(kept, m)
 	}
-	if err := mountOverlay(lower, c.dir(), rec.Config.HostConfig.ReadonlyRootfs); err != nil {
+	layers := c.overlay(lower, false)
+	layers.Attributes = unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID
+	if rec.Config.HostConfig.ReadonlyRootfs {
+		layers.Attributes |= unix.MOUNT_ATTR_RDONLY
+	}
+	files, err := layers.Mount()
+	if err != nil {
 		return -1, err
+	}
+	defer unix.Close(files)
+	if err := unix.MoveMount(files, "", unix.AT_FDCWD, c.dir(), unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return -1, fmt.Errorf("attach the overlay: %w", err)
 	}
 	root, err := unix.Open(c.dir(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -178,36 +187,6 @@ func (c *Container) assemble(rec record, lower []string, points []mountPoint) (i
 		}
 	}
 	return root, nil
-}
-
-// mountOverlay mounts a container's layers over the directory that holds its own.
-func mountOverlay(lower []string, dir string, readOnly bool) error {
-	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return fmt.Errorf("open an overlay: %w", err)
-	}
-	defer unix.Close(fs)
-	if err := setLayers(fs, lower); err != nil {
-		return fmt.Errorf("stack %d layers: %w", len(lower), err)
-	}
-	for _, key := range []string{"upper", "work"} {
-		if err := unix.FsconfigSetString(fs, key+"dir", filepath.Join(dir, key)); err != nil {
-			return fmt.Errorf("set the overlay's %sdir: %w", key, err)
-		}
-	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return fmt.Errorf("create an overlay of %d layers: %w", len(lower), err)
-	}
-	attributes := unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID
-	if readOnly {
-		attributes |= unix.MOUNT_ATTR_RDONLY
-	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attributes)
-	if err != nil {
-		return fmt.Errorf("mount an overlay of %d layers: %w", len(lower), err)
-	}
-	defer unix.Close(fd)
-	return unix.MoveMount(fd, "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
 // attach puts a mount at its destination, which is made where it is missing, as at a start.

@@ -21,6 +21,7 @@ import (
 	"gantry/internal/image"
 	"gantry/internal/network"
 	"gantry/internal/shim/client"
+	"gantry/oci/overlay"
 )
 
 // StartContainer starts a container that does not run; ErrNotModified if it does.
@@ -189,16 +190,17 @@ func (c *Container) prepareRootfs(rec record, lower []string) (*types.Mount, err
 	if err := os.Mkdir(work, 0o700); err != nil {
 		return nil, err
 	}
-	return &types.Mount{Type: "overlay", Source: "overlay", Options: overlayOptions(lower, c.dir(), rec.Config.HostConfig.AutoRemove)}, nil
+	return &types.Mount{Type: "overlay", Source: "overlay", Options: c.overlay(lower, rec.Config.HostConfig.AutoRemove).MountOptions()}, nil
 }
 
-// overlayOptions are those of a container's root. What is thrown away at the end (discard) needs no syncfs.
-func overlayOptions(lower []string, dir string, discard bool) []string {
-	options := []string{"lowerdir=" + strings.Join(lower, ":"), "upperdir=" + filepath.Join(dir, "upper"), "workdir=" + filepath.Join(dir, "work")}
+// overlay describes the overlay of an image's layers and the container's own. What is thrown away at the end (discard)
+// needs no syncfs.
+func (c *Container) overlay(lower []string, discard bool) overlay.Config {
+	o := overlay.Config{Lower: lower, Upper: filepath.Join(c.dir(), "upper"), Work: filepath.Join(c.dir(), "work")}
 	if discard {
-		options = append(options, "volatile")
+		o.Options = []string{"volatile"}
 	}
-	return options
+	return o
 }
 
 // startValues gathers what the stored configuration does not say.

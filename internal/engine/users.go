@@ -13,6 +13,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"gantry/oci/overlay"
 	"gantry/oci/user"
 )
 
@@ -86,7 +87,7 @@ func withRoot(layers []string, f func(*os.File) error) error {
 	return errors.Join(f(root), root.Close())
 }
 
-// stack mounts layers read-only and detached and returns the mount's descriptor; see fsopen(2), fsmount(2).
+// stack mounts layers read-only and detached and returns the mount's descriptor.
 func stack(layers []string) (int, error) {
 	if len(layers) == 1 { // overlay wants two
 		fd, err := unix.Open(layers[0], unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -95,34 +96,5 @@ func stack(layers []string) (int, error) {
 		}
 		return fd, nil
 	}
-	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return -1, fmt.Errorf("open an overlay: %w", err)
-	}
-	defer unix.Close(fs)
-	if err := setLayers(fs, layers); err != nil {
-		return -1, fmt.Errorf("stack %d layers: %w", len(layers), err)
-	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return -1, fmt.Errorf("create an overlay of %d layers: %w", len(layers), err)
-	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
-	if err != nil {
-		return -1, fmt.Errorf("mount an overlay of %d layers: %w", len(layers), err)
-	}
-	return fd, nil
-}
-
-// setLayers names the layers one by one where the kernel can (6.5), else in one string.
-func setLayers(fs int, layers []string) error {
-	for i, layer := range layers {
-		err := unix.FsconfigSetString(fs, "lowerdir+", layer)
-		if err == unix.EINVAL && i == 0 {
-			return unix.FsconfigSetString(fs, "lowerdir", strings.Join(layers, ":"))
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return overlay.Config{Lower: layers, Attributes: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}.Mount()
 }

@@ -24,6 +24,7 @@ const patience = time.Minute
 // daemon is one gantryd with directories of its own.
 type daemon struct {
 	dir  string
+	root string // its state; empty: in dir
 	host string
 	cmd  *exec.Cmd
 	log  *os.File
@@ -78,7 +79,7 @@ func (d *daemon) start() error {
 	if d.log, err = os.OpenFile(filepath.Join(d.dir, "gantryd.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
 		return err
 	}
-	d.cmd = exec.Command(bin("gantryd"), "--root", filepath.Join(d.dir, "root"), "--run", filepath.Join(d.dir, "run"), "--host", d.host)
+	d.cmd = exec.Command(bin("gantryd"), "--root", d.rootDir(), "--run", filepath.Join(d.dir, "run"), "--host", d.host)
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
 	d.cmd.ExtraFiles = []*os.File{theirs}
 	d.cmd.Env = append(os.Environ(), "GANTRYD_READY_FD=3")
@@ -93,6 +94,13 @@ func (d *daemon) start() error {
 		return fmt.Errorf("gantryd did not start: %v\n%s", err, text)
 	}
 	return nil
+}
+
+func (d *daemon) rootDir() string {
+	if d.root != "" {
+		return d.root
+	}
+	return filepath.Join(d.dir, "root")
 }
 
 // kill ends the engine as a crash would.
@@ -115,7 +123,7 @@ func (d *daemon) remove() error {
 	if err := d.cmd.Wait(); err != nil {
 		return fmt.Errorf("gantryd ended badly: %w", err)
 	}
-	out, err := exec.Command(bin("gantryd"), "--root", filepath.Join(d.dir, "root"), "--run", filepath.Join(d.dir, "run"), "--teardown").CombinedOutput()
+	out, err := exec.Command(bin("gantryd"), "--root", d.rootDir(), "--run", filepath.Join(d.dir, "run"), "--teardown").CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("gantryd --teardown: %w: %s", err, out)
 	}

@@ -12,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=test/vm
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/gantry-vm
-packages=(./cgroup ./spawn ./oci ./oci/inroot ./cmd/gantry-runtime)
+packages=(./cgroup ./spawn ./oci ./oci/inroot ./oci/overlay ./cmd/gantry-runtime)
 modules=(overlay veth bridge dummy loop null_blk bfq zram lzo lzo_rle cls_cgroup br_netfilter nf_tables virtio_pci virtio_blk
   unix_diag inet_diag tcp_diag udp_diag raw_diag af_packet_diag netlink_diag tun fuse
   nf_conntrack_netlink nft_compat nft_chain_nat nft_counter xt_mark xt_conntrack xt_addrtype xt_comment xt_multiport xt_MASQUERADE xt_nat ip_tables ip6_tables)
