@@ -9,7 +9,7 @@ BINARIES := $(notdir $(wildcard cmd/*))
 
 export CGO_ENABLED ?= 0
 
-.PHONY: help build install run test test-vm test-vm-systemd test-vm-peers test-all lint bench clean cross
+.PHONY: help build install run test test-vm test-vm-systemd test-vm-peers test-all flakes lint bench clean cross
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,7 +27,7 @@ install: build ## the binaries into $(PREFIX)/bin
 run: build ## run a container, offline, and show what isolates it
 	@$(SUDO) ./test/run.sh bin
 
-test: ## every test that takes minutes; installs what they need
+test: ## every test that takes minutes, in namespaces of their own; installs what they need
 	@$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" ./test/test.sh
 
 test-vm: ## tests on pure cgroup v2, in a virtual machine (RUN=command: that instead)
@@ -39,6 +39,9 @@ test-vm-systemd: ## the same beside a real systemd, with runc, crun and criu (RU
 test-vm-peers: ## docker, containerd and podman with our runtime on pure cgroup v2 (RUN=command)
 	@$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" ./test/vm/vm.sh --peers $(if $(RUN),'$(RUN)')
 
+flakes: ## every test RUNS=20 times on busy processors, or those of PKG=./oci; names what fails (LOGS=directory for the output)
+	@$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" RUNS=$(or $(RUNS),20) RUN='$(RUN)' LOGS='$(LOGS)' ./test/flakes.sh $(PKG)
+
 test-all: test test-vm test-vm-systemd test-vm-peers ## test, and the slower suites in virtual machines
 
 lint: ## gofumpt, vet, staticcheck, errcheck
@@ -47,7 +50,7 @@ lint: ## gofumpt, vet, staticcheck, errcheck
 	$(GO) vet ./...
 	$(TOOL) staticcheck ./...
 	$(TOOL) errcheck -exclude test/errcheck.txt ./...
-	cd test && $(GO) vet ./e2e ./runtime && $(GO) tool staticcheck ./e2e ./runtime
+	cd test && $(GO) vet ./e2e ./runtime ./isolate/... && $(GO) tool staticcheck ./e2e ./runtime ./isolate/...
 
 cross: ## build for arm64
 	GOARCH=arm64 $(GO) build -o /dev/null ./... 

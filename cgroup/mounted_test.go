@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -16,12 +17,12 @@ import (
 // it: one that is left behind, without a mount, would be a puzzle to other programs.
 func mountHierarchy(t *testing.T) (h hierarchy, unmount func()) {
 	t.Helper()
-	name := fmt.Sprintf("name=gantrytest%d", os.Getpid())
+	name := fmt.Sprintf("name=gantrytest%d", time.Now().UnixNano())
 	dir := filepath.Join(t.TempDir(), "later")
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Mount("cgroup", dir, "cgroup", 0, "none,"+name); err != nil {
+	if err := mountNew(dir, "none,"+name); err != nil {
 		t.Fatal(err)
 	}
 	mounted := true
@@ -56,13 +57,39 @@ func mountHierarchy(t *testing.T) (h hierarchy, unmount func()) {
 			if time.Now().After(end) {
 				t.Fatalf("hierarchy %s is left", name)
 			}
-			if err := unix.Mount("cgroup", dir, "cgroup", 0, "none,"+name); err != nil {
+			if err := mountNew(dir, "none,"+name); err != nil {
 				t.Fatalf("hierarchy %s is left: %v", name, err)
 			}
 		}
 	}
 	t.Cleanup(unmount)
 	return hierarchy{mount: dir, controllers: []string{name}}, unmount
+}
+
+// mountNew mounts a hierarchy that the kernel may not have. Only the machine's own cgroup namespace may do that; make test runs
+// the tests in another one, and says where the machine's is.
+func mountNew(dir, data string) error {
+	mounted := make(chan error)
+	go func() {
+		runtime.LockOSThread() // the thread ends with the goroutine
+		mounted <- func() error {
+			if path := os.Getenv("GANTRY_ISOLATE_CGROUP_NS"); path != "" {
+				ns, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+				if err != nil {
+					return &os.PathError{Op: "open", Path: path, Err: err}
+				}
+				defer unix.Close(ns)
+				if err := unix.Setns(ns, unix.CLONE_NEWCGROUP); err != nil {
+					return fmt.Errorf("enter the machine's cgroup namespace: %w", err)
+				}
+			}
+			if err := unix.Mount("cgroup", dir, "cgroup", 0, data); err != nil {
+				return fmt.Errorf("mount a hierarchy: %w", err)
+			}
+			return nil
+		}()
+	}()
+	return <-mounted
 }
 
 // TestHierarchyComesAndGoes: a group lives on in the hierarchies that it has when another one is mounted or unmounted.

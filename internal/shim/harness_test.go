@@ -105,7 +105,7 @@ func (h *host) end() {
 	}
 	select {
 	case <-h.Closed():
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		h.t.Error("the supervisor does not end")
 	}
 	if text, err := os.ReadFile(filepath.Join(h.options.Dir, client.LogFile)); err != nil || len(text) > 0 {
@@ -134,6 +134,19 @@ func (h *host) logged(id string, s logs.Stream) string {
 		h.t.Fatal(err)
 	}
 	return text.String()
+}
+
+// patience bounds what a test waits for: a machine may be slow and busy, but what takes longer hangs.
+const patience = 2 * time.Minute
+
+// eventually waits for a condition.
+func eventually(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !holds(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("never: %s", what)
+		}
+	}
 }
 
 type option func(*task.CreateTaskRequest, *specs.Spec)

@@ -15,37 +15,24 @@ import (
 	"time"
 )
 
-// debianRegistry makes a Debian image with debootstrap and one with nginx on top, and serves them from Debian's
-// docker-registry on loopback, pushed there by skopeo. It returns the registry's address.
+// debianRegistry serves a Debian that debootstrap made, with nginx, from Debian's docker-registry on loopback; skopeo pushed
+// it there, with two commands. It returns the registry's address.
 func debianRegistry(t *testing.T) string {
 	t.Helper()
+	archive := os.Getenv("GANTRY_TEST_DEBIAN")
+	if archive == "" {
+		t.Fatal("set GANTRY_TEST_DEBIAN to what test/prepare.sh makes, bin/test/debian.tar")
+	}
 	dir := t.TempDir()
 	rootfs := filepath.Join(dir, "rootfs")
-	mirror := mirrorOfHost()
-	tool(t, "debootstrap", "--variant=minbase", "bookworm", rootfs, mirror)
+	if err := os.Mkdir(rootfs, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	tool(t, "tar", "-C", rootfs, "-xpf", archive)
 	address := serveRegistry(t, filepath.Join(dir, "registry"))
 	push(t, dir, rootfs, address+"/debian:12", "bash")
-	for _, args := range [][]string{{"update", "-qq"}, {"install", "-qq", "-y", "--no-install-recommends", "nginx-light"}} {
-		tool(t, "chroot", append([]string{rootfs, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get"}, args...)...)
-	}
 	push(t, dir, rootfs, address+"/nginx:1", "nginx", "-g", "daemon off;")
 	return address
-}
-
-// mirrorOfHost is where this machine gets its own packages from.
-func mirrorOfHost() string {
-	for _, pattern := range []string{"/etc/apt/sources.list", "/etc/apt/sources.list.d/*"} {
-		files, _ := filepath.Glob(pattern)
-		for _, file := range files {
-			text, _ := os.ReadFile(file)
-			for word := range strings.FieldsSeq(string(text)) {
-				if strings.HasPrefix(word, "http") && strings.HasSuffix(strings.TrimSuffix(word, "/"), "/debian") {
-					return word
-				}
-			}
-		}
-	}
-	return "http://deb.debian.org/debian"
 }
 
 func tool(t *testing.T, name string, args ...string) {

@@ -16,22 +16,26 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"gantry/test/isolate"
 )
 
 // built is the directory of all the tests: it has the runtime and the program that fills root file systems.
 var built string
 
+// TestMain runs the tests in namespaces, where whatever daemons leave ends with them. GANTRY_PEERS_DIR names a directory that
+// has the programs, on a machine that is for these tests alone.
 func TestMain(m *testing.M) {
-	code, err := 0, error(nil)
-	switch os.Getenv(stage) {
-	case "":
-		code, err = build()
-	case "init":
-		code, err = inside()
-	default:
-		built = os.Getenv("GANTRY_PEERS_DIR")
-		code = m.Run()
+	isolate.Init()
+	built = os.Getenv("GANTRY_PEERS_DIR")
+	run := build
+	switch {
+	case built != "":
+		run = func(m *testing.M) (int, error) { return m.Run(), nil }
+	case !isolate.Inside():
+		run = func(*testing.M) (int, error) { return isolate.Run(os.Args, true) }
 	}
+	code, err := run(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = max(1, code)
@@ -39,22 +43,31 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// build builds the programs, then runs the tests in namespaces.
-func build() (code int, err error) {
-	dir, err := os.MkdirTemp("", "gp-")
-	if err != nil {
+// build builds the programs, then runs the tests.
+func build(m *testing.M) (code int, err error) {
+	if built, err = os.MkdirTemp("", "gp-"); err != nil {
 		return 1, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	build := exec.Command("go", "build", "-C", "../..", "-trimpath", "-o", dir, "./cmd/gantry-runtime", "./cmd/toolbox", "./cmd/gantry-runtime/testdata/subject")
+	defer func() { err = errors.Join(err, os.RemoveAll(built)) }()
+	build := exec.Command("go", "build", "-C", "../..", "-trimpath", "-o", built, "./cmd/gantry-runtime", "./cmd/toolbox", "./cmd/gantry-runtime/testdata/subject")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return 1, fmt.Errorf("build: %w\n%s", err, out)
 	}
-	if err := os.Chmod(dir, 0o711); err != nil { // for mapped users
+	if err := os.Chmod(built, 0o711); err != nil { // for mapped users
 		return 1, err
 	}
-	return outer(dir)
+	return m.Run(), nil
+}
+
+// ownNamespace is the name of one of the tests' namespaces, those of the host for containers.
+func ownNamespace(t *testing.T, kind string) string {
+	t.Helper()
+	link, err := os.Readlink("/proc/self/ns/" + kind)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return link
 }
 
 // peer is somebody who calls the runtime.
