@@ -64,7 +64,7 @@ func startCRI(t *testing.T, runtime string) *kubelet {
 			k.remove(pod.Id)
 		}
 	})
-	for range 100 { // the plugin loads after the daemon answers, the network's configuration after the plugin
+	for end := time.Now().Add(patience); time.Now().Before(end); { // the plugin loads after the daemon answers, the network's configuration after the plugin
 		status := must(k.Status(k.context(), &cri.StatusRequest{}))(t)
 		ready := 0
 		for _, c := range status.Status.Conditions {
@@ -161,7 +161,7 @@ func (k *kubelet) status(id string) *cri.ContainerStatus {
 // ended waits for a container's end.
 func (k *kubelet) ended(id string) *cri.ContainerStatus {
 	k.t.Helper()
-	for range 200 {
+	for end := time.Now().Add(patience); time.Now().Before(end); {
 		if status := k.status(id); status.State == cri.ContainerState_CONTAINER_EXITED {
 			return status
 		}

@@ -144,12 +144,12 @@ func testDockerLife(t *testing.T, runtime string) {
 	p.want(0, "done", "run", "--rm", "copy", "cat", "/tmp/detached")
 	p.want(0, "", "pause", "limits")
 	p.want(0, "", "stop", "-t", "1", "limits") // a paused one
-	p.want(0, "exited 137", "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "limits")
+	p.eventually("exited 137", "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "limits")
 	p.want(0, "", "start", "limits")
 	p.want(0, "done", "exec", "limits", "cat", "/tmp/detached")
 
 	p.want(0, "", "stop", "-t", "10", "term")
-	p.want(0, "exited 4", "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "term")
+	p.eventually("exited 4", "inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", "term")
 	p.want(0, "bye", "logs", "term")
 	p.want(137, "", "run", "--name", "hungry", "--memory", "16m", "--memory-swap", "16m", "box", "hog", "memory", "100M")
 	p.eventually("true", "inspect", "-f", "{{.State.OOMKilled}}", "hungry")

@@ -125,7 +125,7 @@ func newPeer(t *testing.T, runtime string, programs ...string) *peer {
 // removeAll waits for what a daemon that has just ended still has mounted.
 func removeAll(dir string) error {
 	var err error
-	for range 50 {
+	for end := time.Now().Add(patience); time.Now().Before(end); {
 		if mounts, readErr := os.ReadFile("/proc/self/mountinfo"); readErr == nil {
 			for line := range strings.Lines(string(mounts)) {
 				if at := strings.Fields(line)[4]; strings.HasPrefix(at, dir+"/") {
@@ -185,7 +185,7 @@ func (p *peer) daemon(ready []string, program string, args ...string) {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-ended:
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			_ = cmd.Process.Kill()
 			<-ended
 		}
@@ -194,7 +194,7 @@ func (p *peer) daemon(ready []string, program string, args ...string) {
 			p.t.Logf("%s said:\n%s", program, text[max(0, len(text)-4000):])
 		}
 	})
-	for range 200 {
+	for end := time.Now().Add(patience); time.Now().Before(end); {
 		if code, _ := p.do(ready...); code == 0 {
 			return
 		}
@@ -238,7 +238,7 @@ func (p *peer) want(code int, text string, args ...string) string {
 func (p *peer) eventually(text string, args ...string) {
 	p.t.Helper()
 	var out string
-	for range 100 {
+	for end := time.Now().Add(patience); time.Now().Before(end); {
 		if _, out = p.do(args...); strings.Contains(out, text) {
 			return
 		}

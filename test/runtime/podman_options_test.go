@@ -143,7 +143,7 @@ func testPodmanLife(t *testing.T, runtime string) {
 	p.want(0, "", "pod", "unpause", "pod1")
 	p.want(0, "one", "pod", "stats", "--no-stream", "pod1")
 	p.want(0, "", "pod", "stop", "-t", "0", "pod1")
-	p.want(0, "exited", "inspect", "-f", "{{.State.Status}}", "one")
+	p.eventually("exited", "inspect", "-f", "{{.State.Status}}", "one")
 	p.want(0, "", "pod", "start", "pod1")
 	p.want(0, "podded", "exec", "one", "hostname")
 	p.want(0, "", "pod", "rm", "-f", "-t", "0", "pod1")
