@@ -71,7 +71,7 @@ func testCRI(t *testing.T, runtime string) {
 		c.Linux.Resources = &cri.LinuxContainerResources{MemoryLimitInBytes: 16 << 20}
 	})
 	end := k.ended(hungry)
-	for end := time.Now().Add(patience); time.Now().Before(end); { // containerd may hear of the end first
+	for limit := time.Now().Add(patience); time.Now().Before(limit); { // containerd may hear of the end first
 		if end = k.status(hungry); end.Reason == "OOMKilled" {
 			break
 		}
