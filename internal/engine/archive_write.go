@@ -44,7 +44,7 @@ func (e *Engine) ExtractArchive(ctx context.Context, id, dir string, r io.Reader
 	_ = unix.Close(fd)
 	x := &extractor{ctx: ctx, root: root.fd, dir: slashed(dir), options: o, uid: -1, gid: -1}
 	if user := c.view().record.Config.User; o.ToUser && user != "" {
-		id, err := c.identity(ctx, user, nil)
+		id, err := root.userOf(user, nil)
 		if err != nil {
 			return err
 		}

@@ -276,7 +276,7 @@ func (x *execution) process(ctx context.Context, o ExecStart) (*specs.Process, e
 		return nil, err
 	}
 	if r.User != "" {
-		id, err := c.identity(ctx, r.User, host.GroupAdd)
+		id, err := c.identity(r.User, host.GroupAdd)
 		if err != nil {
 			return nil, err
 		}
@@ -311,17 +311,18 @@ func (c *Container) firstProcess() (*specs.Process, error) {
 }
 
 // identity resolves a user with the files that the running container has.
-func (c *Container) identity(ctx context.Context, user string, groups []string) (identity, error) {
-	e, rec := c.engine, c.view().record
-	img, err := e.images.Get(ctx, rec.Image.ID.String(), &rec.Image.Platform)
-	if err != nil {
-		return identity{}, err
+func (c *Container) identity(user string, groups []string) (identity, error) {
+	v := c.view()
+	if !v.phase.alive() {
+		return identity{}, fmt.Errorf("container %s is not running%w", v.record.Name, noText{errdefs.ErrConflict})
 	}
-	layers, err := e.images.Rootfs(ctx, img)
+	fd, err := liveRoot(v.run.Pid, c.ID)
 	if err != nil {
-		return identity{}, err
+		return identity{}, fmt.Errorf("look up user %s in container %s: %w", user, v.record.Name, err)
 	}
-	return e.users.resolve(identityQuery{image: img.Manifest.Digest, layers: layers, upper: filepath.Join(c.dir(), "upper"), user: user, groups: groups})
+	root := rootView{fd: fd}
+	defer unix.Close(fd)
+	return root.userOf(user, groups)
 }
 
 // mergeEnv puts more variables over env.

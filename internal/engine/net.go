@@ -162,7 +162,15 @@ func (c *Container) mounts(rec record, img *image.Image, endpoint *network.Endpo
 		list = slices.DeleteFunc(list, func(s specs.Mount) bool { return s.Destination == m.Destination })
 		list = append(list, m.spec(source))
 	}
+	sortByDepth(list)
 	return list, nil
+}
+
+// sortByDepth puts mounts that are nearer to the root first, as docker does: a volume on /etc must not hide /etc/hosts.
+func sortByDepth(list []specs.Mount) {
+	slices.SortStableFunc(list, func(a, b specs.Mount) int {
+		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")
+	})
 }
 
 // hostFiles writes /etc/hosts, /etc/hostname and /etc/resolv.conf and returns their mounts. A container that joins
@@ -178,11 +186,13 @@ func (c *Container) hostFiles(rec record, endpoint *network.Endpoint) ([]specs.M
 	} else if err := c.writeHostFiles(rec, endpoint); err != nil {
 		return nil, err
 	}
+	options := []string{"rbind", "rprivate"}
+	if host.ReadonlyRootfs {
+		options = append(options, "ro")
+	}
 	var list []specs.Mount
 	for _, name := range []string{"resolv.conf", "hostname", "hosts"} {
-		list = append(list, specs.Mount{
-			Destination: "/etc/" + name, Type: "bind", Source: filepath.Join(owner.dir(), name), Options: []string{"rbind", "rprivate"},
-		})
+		list = append(list, specs.Mount{Destination: "/etc/" + name, Type: "bind", Source: filepath.Join(owner.dir(), name), Options: options})
 	}
 	return list, nil
 }

@@ -3,8 +3,10 @@ package engine
 import (
 	"context"
 	"io"
+	"os"
 	"path/filepath"
 
+	"github.com/moby/moby/api/types/mount"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"gantry/oci"
@@ -17,7 +19,8 @@ func (e *Engine) PlanContainer(ctx context.Context, r CreateRequest, w io.Writer
 	if err != nil {
 		return err
 	}
-	if _, _, err := e.check(&r.Config, img); err != nil {
+	points, _, err := e.check(&r.Config, img)
+	if err != nil {
 		return err
 	}
 	lower, err := e.images.Rootfs(ctx, img)
@@ -29,7 +32,9 @@ func (e *Engine) PlanContainer(ctx context.Context, r CreateRequest, w io.Writer
 	if user == "" {
 		user = img.Config.Config.User
 	}
-	id, err := e.users.resolve(identityQuery{image: img.Manifest.Digest, layers: lower, upper: filepath.Join(c.dir(), "upper"), user: user, groups: r.Config.HostConfig.GroupAdd})
+	id, err := e.users.resolve(identityQuery{
+		image: img.Manifest.Digest, layers: lower, upper: filepath.Join(c.dir(), "upper"), mounts: e.futureMounts(points), user: user, groups: r.Config.HostConfig.GroupAdd,
+	})
 	if err != nil {
 		return err
 	}
@@ -49,4 +54,20 @@ func (e *Engine) PlanContainer(ctx context.Context, r CreateRequest, w io.Writer
 	}
 	_, err = plan.WriteTo(w)
 	return err
+}
+
+// futureMounts are the mounts of a container that is not made, as far as they have sources: a new volume shows what the
+// image has in its place.
+func (e *Engine) futureMounts(points []mountPoint) []specs.Mount {
+	var list []specs.Mount
+	for _, m := range points {
+		source := m.Source
+		if m.Kind == mount.TypeVolume {
+			source = e.volumeData(m.Source)
+		}
+		if _, err := os.Stat(source); err == nil && m.Source != "" || m.Kind == mount.TypeTmpfs {
+			list = append(list, m.spec(source))
+		}
+	}
+	return list
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -91,13 +92,14 @@ func (c *Container) mountRoot(ctx context.Context, rec record) (fd int, release 
 	if err != nil {
 		return -1, nil, err
 	}
+	workingDir := cmp.Or(rec.Config.WorkingDir, img.Config.Config.WorkingDir)
 	type answer struct {
 		fd  int
 		err error
 	}
 	ready, done, ended := make(chan answer), make(chan struct{}), make(chan struct{})
 	onThread(ended, func() {
-		fd, err := c.assemble(rec, lower, points)
+		fd, err := c.assemble(rec, lower, points, workingDir)
 		ready <- answer{fd, err}
 		<-done
 	})
@@ -131,8 +133,8 @@ func onThread(ended chan<- struct{}, f func()) {
 	}()
 }
 
-// assemble mounts overlay and volumes in a mount namespace of the calling thread's own, and opens the root.
-func (c *Container) assemble(rec record, lower []string, points []mountPoint) (int, error) {
+// assemble mounts overlay and volumes, and makes the working directory, in a mount namespace of the calling thread's own, and opens the root.
+func (c *Container) assemble(rec record, lower []string, points []mountPoint, workingDir string) (int, error) {
 	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
 		return -1, fmt.Errorf("make a mount namespace: %w", err)
 	}
@@ -165,9 +167,6 @@ func (c *Container) assemble(rec record, lower []string, points []mountPoint) (i
 	}
 	layers := c.overlay(lower, false)
 	layers.Attributes = unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID
-	if rec.Config.HostConfig.ReadonlyRootfs {
-		layers.Attributes |= unix.MOUNT_ATTR_RDONLY
-	}
 	files, err := layers.Mount()
 	if err != nil {
 		return -1, err
@@ -186,7 +185,27 @@ func (c *Container) assemble(rec record, lower []string, points []mountPoint) (i
 			return -1, fmt.Errorf("mount on %s: %w", m.Destination, err)
 		}
 	}
+	if err := finishRoot(root, files, workingDir, rec.Config.HostConfig.ReadonlyRootfs); err != nil {
+		_ = unix.Close(root)
+		return -1, err
+	}
 	return root, nil
+}
+
+// finishRoot makes the working directory, as a start would, and then a read-only container's root read-only.
+func finishRoot(root, files int, workingDir string, readOnly bool) error {
+	if workingDir != "" {
+		if dir, err := makeDirs(root, workingDir); err == nil { // otherwise the start tells why it cannot go there
+			_ = unix.Close(dir)
+		}
+	}
+	if !readOnly {
+		return nil
+	}
+	if err := unix.MountSetattr(files, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		return fmt.Errorf("make the root read-only: %w", err)
+	}
+	return nil
 }
 
 // attach puts a mount at its destination, which is made where it is missing, as at a start.

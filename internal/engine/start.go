@@ -211,7 +211,13 @@ func (c *Container) startValues(rec record, img *image.Image, lower []string, en
 	if user == "" {
 		user = img.Config.Config.User
 	}
-	id, err := e.users.resolve(identityQuery{image: img.Manifest.Digest, layers: lower, upper: filepath.Join(c.dir(), "upper"), user: user, groups: host.GroupAdd})
+	var err error
+	if s.Mounts, err = c.mounts(rec, img, endpoint); err != nil {
+		return start{}, err
+	}
+	id, err := e.users.resolve(identityQuery{
+		image: img.Manifest.Digest, layers: lower, upper: filepath.Join(c.dir(), "upper"), mounts: s.Mounts, user: user, groups: host.GroupAdd,
+	})
 	if err != nil {
 		return start{}, err
 	}
@@ -239,8 +245,7 @@ func (c *Container) startValues(rec record, img *image.Image, lower []string, en
 	if s.Devices, s.Rules, err = devices(host); err != nil {
 		return start{}, err
 	}
-	s.Mounts, err = c.mounts(rec, img, endpoint)
-	return s, err
+	return s, nil
 }
 
 var namespaceFiles = map[specs.LinuxNamespaceType]string{

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 
@@ -13,15 +12,17 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"gantry/oci/inroot"
 	"gantry/oci/overlay"
 	"gantry/oci/user"
 )
 
-// identityQuery asks who a process runs as.
+// identityQuery asks who a process runs as in a container that does not run.
 type identityQuery struct {
 	image  digest.Digest
 	layers []string // of the image, topmost first
-	upper  string   // the container's own layer, which may have changed /etc
+	upper  string   // the container's own layer
+	mounts []specs.Mount
 	user   string
 	groups []string
 }
@@ -42,9 +43,12 @@ type identities struct {
 const maxIdentities = 4096
 
 func (s *identities) resolve(q identityQuery) (identity, error) {
-	_, err := os.Lstat(filepath.Join(q.upper, "etc"))
-	fresh := errors.Is(err, os.ErrNotExist)
-	key := strings.Join(append([]string{q.image.String(), q.user}, q.groups...), "\x00")
+	own, err := os.ReadDir(q.upper)
+	fresh := len(own) == 0 // a running container may change its users
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return identity{}, err
+	}
+	key := q.key()
 	if fresh {
 		s.mu.Lock()
 		id, found := s.known[key]
@@ -57,23 +61,66 @@ func (s *identities) resolve(q identityQuery) (identity, error) {
 	if !fresh {
 		layers = append([]string{q.upper}, layers...)
 	}
-	var id user.Identity
+	var id identity
+	crossed := false
 	err = withRoot(layers, func(root *os.File) (err error) {
-		id, err = user.Resolve(root, q.user, q.groups)
+		id, crossed, err = q.within(int(root.Fd()))
 		return err
 	})
 	if err != nil {
-		return identity{}, fmt.Errorf("%w%w", err, noText{errdefs.ErrInvalidArgument})
+		return identity{}, err
 	}
-	if fresh {
+	if fresh && !crossed {
 		s.mu.Lock()
 		if s.known == nil || len(s.known) >= maxIdentities {
 			s.known = map[string]identity{}
 		}
-		s.known[key] = identity(id)
+		s.known[key] = id
 		s.mu.Unlock()
 	}
+	return id, nil
+}
+
+// key names what the answer depends on, if it does not depend on what is mounted.
+func (q identityQuery) key() string {
+	parts := append([]string{q.image.String(), q.user}, q.groups...)
+	for _, m := range q.mounts {
+		parts = append(parts, "on "+m.Destination)
+	}
+	return strings.Join(parts, "\x00")
+}
+
+// within resolves with a root in which nothing is mounted yet. crossed tells that the answer depends on what will be.
+func (q identityQuery) within(root int) (id identity, crossed bool, err error) {
+	tree := inroot.NewTree(root)
+	for _, m := range q.mounts {
+		fd := -1
+		if m.Type == "bind" {
+			if fd, err = unix.Open(m.Source, unix.O_PATH|unix.O_CLOEXEC, 0); err != nil {
+				return identity{}, false, fmt.Errorf("open the source of the mount on %s: %w", m.Destination, &os.PathError{Op: "open", Path: m.Source, Err: err})
+			}
+			defer unix.Close(fd)
+		}
+		if _, err := tree.Mount(m.Destination, fd); err != nil {
+			return identity{}, false, fmt.Errorf("look for the destination %s of a mount: %w", m.Destination, err)
+		}
+	}
+	id, err = resolveUser(tree.Open, q.user, q.groups)
+	return id, tree.Crossed(), err
+}
+
+// resolveUser resolves a user with the files of a container.
+func resolveUser(open user.Opener, spec string, groups []string) (identity, error) {
+	id, err := user.ResolveWith(open, spec, groups)
+	if err != nil {
+		return identity{}, fmt.Errorf("%w%w", err, noText{errdefs.ErrInvalidArgument})
+	}
 	return identity(id), nil
+}
+
+// userOf resolves a user with the files that a root has.
+func (r *rootView) userOf(spec string, groups []string) (identity, error) {
+	return resolveUser(func(name string) (int, error) { return inroot.Open(r.fd, name, unix.O_PATH, 0) }, spec, groups)
 }
 
 // withRoot calls f with a read-only view of layers (topmost first) stacked by overlay. The mount is detached: it

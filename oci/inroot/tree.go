@@ -10,8 +10,9 @@ import (
 // Tree is a root directory with mounts in it that nobody has made yet. It finds files as a process will find them once the
 // mounts are there. It borrows all its descriptors.
 type Tree struct {
-	root   int
-	mounts []mount
+	root    int
+	mounts  []mount
+	crossed bool
 }
 
 type mount struct {
@@ -63,6 +64,9 @@ func (t *Tree) Path(name string) (string, error) {
 	w.close()
 	return w.path(), nil
 }
+
+// Crossed tells whether any path so far led into a mount: what was found may depend on what is mounted.
+func (t *Tree) Crossed() bool { return t.crossed }
 
 // Within tells whether a clean absolute path is another one or below it.
 func Within(name, dir string) bool {
@@ -172,6 +176,7 @@ func (t *Tree) step(w *walker, part string) (p place, target string, err error) 
 	at := path.Join(w.path(), part)
 	for _, m := range t.mounts {
 		if m.at == at {
+			t.crossed = true
 			return place{part, m.fd, false}, "", nil
 		}
 	}

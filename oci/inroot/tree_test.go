@@ -127,3 +127,20 @@ func TestTreeClosesAll(t *testing.T) {
 		t.Errorf("%d descriptors were open, and %d are", before, after)
 	}
 }
+
+// TestTreeTellsCrossings: a path that leads into a mount is noticed, also where only a link leads there.
+func TestTreeTellsCrossings(t *testing.T) {
+	dir := t.TempDir()
+	if err := errors.Join(os.MkdirAll(filepath.Join(dir, "etc"), 0o755), os.MkdirAll(filepath.Join(dir, "data"), 0o755), os.Symlink("etc", filepath.Join(dir, "link"))); err != nil {
+		t.Fatal(err)
+	}
+	for path, crossed := range map[string]bool{"/data": false, "/etc": true, "/etc/passwd": true, "/link": true, "/link/passwd": true, "/none": false, "/": false} {
+		tree := NewTree(openDir(t, dir))
+		if _, err := tree.Mount("/etc", -1); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tree.Path(path); err != nil || tree.Crossed() != crossed {
+			t.Errorf("%s: crossed %v, want %v (%v)", path, tree.Crossed(), crossed, err)
+		}
+	}
+}
