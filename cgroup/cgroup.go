@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -63,9 +62,7 @@ func create(h *host, path string, res *specs.LinuxResources) (_ *Group, err erro
 	var taken bool    // some were there
 	defer func() {
 		if err != nil {
-			for _, dir := range made {
-				err = errors.Join(err, removeTree(dir))
-			}
+			err = errors.Join(err, g.removeAll(made, newDeadline()))
 		}
 	}()
 	for _, t := range h.trees() {
@@ -355,68 +352,6 @@ func occupied(dir string) (bool, error) {
 		return true, nil
 	}
 	return len(text) > 0, err
-}
-
-// dying bounds the wait for processes that have been killed, or frozen, to be gone or to stand still.
-const dying = 10 * time.Second
-
-// poll calls f, with growing pauses, until it is done or fails or the time is over.
-func poll(what string, f func() (done bool, err error)) error {
-	pause := 50 * time.Microsecond
-	for end := time.Now().Add(dying); ; {
-		done, err := f()
-		if done || err != nil {
-			return err
-		}
-		if time.Now().After(end) {
-			return fmt.Errorf("%s: still not after %v: %w", what, dying, unix.EBUSY)
-		}
-		time.Sleep(pause)
-		pause = min(2*pause, 20*time.Millisecond)
-	}
-}
-
-// Delete removes the group and everything below it in every hierarchy, waiting a moment for dying processes.
-// Deleting what is not there succeeds.
-func (g *Group) Delete() error {
-	var errs []error
-	for _, t := range g.host.trees() {
-		if err := removeTree(filepath.Join(t.mount, g.path)); err != nil {
-			errs = append(errs, fmt.Errorf("delete cgroup %s: %w", g.path, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func removeTree(dir string) error {
-	err := unix.Rmdir(dir)
-	if err == nil || err == unix.ENOENT {
-		return nil
-	}
-	entries, readErr := os.ReadDir(dir)
-	if readErr != nil {
-		if errors.Is(readErr, os.ErrNotExist) {
-			return nil
-		}
-		return readErr
-	}
-	for _, e := range entries {
-		if e.IsDir() {
-			if err := removeTree(filepath.Join(dir, e.Name())); err != nil {
-				return err
-			}
-		}
-	}
-	return poll("remove "+dir, func() (bool, error) {
-		err := unix.Rmdir(dir)
-		switch err {
-		case nil, unix.ENOENT:
-			return true, nil
-		case unix.EBUSY, unix.EINTR:
-			return false, nil
-		}
-		return false, &os.PathError{Op: "rmdir", Path: dir, Err: err}
-	})
 }
 
 // write writes a value to a cgroup file in one call.

@@ -11,12 +11,12 @@ import (
 )
 
 // Freeze stops every process of the group and returns when the kernel says so.
-func (g *Group) Freeze() error { return g.freeze(true) }
+func (g *Group) Freeze() error { return g.freeze(true, newDeadline()) }
 
 // Thaw lets every process go on and returns when the kernel says so.
-func (g *Group) Thaw() error { return g.freeze(false) }
+func (g *Group) Thaw() error { return g.freeze(false, newDeadline()) }
 
-func (g *Group) freeze(on bool) error {
+func (g *Group) freeze(on bool, end time.Time) error {
 	file, value := g.freezer(on)
 	if file == "" {
 		return fmt.Errorf("freeze cgroup %s: the freezer controller is not mounted", g.path)
@@ -27,7 +27,7 @@ func (g *Group) freeze(on bool) error {
 	}
 	_, thaw := g.freezer(false)
 	asked := 0
-	err := poll(what, func() (bool, error) {
+	err := poll(what, end, func() (bool, error) {
 		frozen, err := g.Frozen()
 		if err != nil || frozen == on || !on || g.host.mode() == V2 {
 			return frozen == on, err
@@ -36,7 +36,7 @@ func (g *Group) freeze(on bool) error {
 		// its other threads to end, which they do not while they are frozen.
 		if asked++; asked%8 == 0 {
 			err = write(file, thaw)
-			time.Sleep(time.Millisecond)
+			clock.sleep(time.Millisecond)
 		}
 		return false, errors.Join(err, write(file, value))
 	})

@@ -35,7 +35,7 @@ func bomb(t *testing.T, g *Group) {
 	if _, err := in.Write([]byte("\n")); err != nil {
 		t.Fatal(err)
 	}
-	if err := poll("wait for the fork bomb", func() (bool, error) {
+	if err := poll("wait for the fork bomb", newDeadline(), func() (bool, error) {
 		pids, err := g.Procs(true)
 		return len(pids) >= 8, err
 	}); err != nil {
@@ -46,7 +46,7 @@ func bomb(t *testing.T, g *Group) {
 // empty waits for the killed to be gone, and fails if somebody got away.
 func empty(t *testing.T, g *Group) {
 	t.Helper()
-	if err := poll("wait for the end of all", func() (bool, error) {
+	if err := poll("wait for the end of all", newDeadline(), func() (bool, error) {
 		pids, err := g.Procs(true)
 		return len(pids) == 0, err
 	}); err != nil {

@@ -158,11 +158,15 @@ func (g *newGroup) remove(ctx context.Context) error {
 	if g.Group == nil {
 		return g.release()
 	}
-	err := errors.Join(g.release(), g.Kill())
-	if g.scope != nil {
-		err = errors.Join(err, g.scope.Stop(context.WithoutCancel(ctx)))
+	return errors.Join(g.release(), g.Destroy(stopOf(context.WithoutCancel(ctx), g.scope)))
+}
+
+// stopOf is how systemd stops a scope; nil without one.
+func stopOf(ctx context.Context, s *cgroup.Scope) func() error {
+	if s == nil {
+		return nil
 	}
-	return errors.Join(err, g.Delete())
+	return func() error { return s.Stop(ctx) }
 }
 
 // endGroup kills what is left in the container's cgroup, and removes it. Without a pid namespace of its own, processes
@@ -178,15 +182,7 @@ func (rec *record) endGroup(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := group.Kill(); err != nil {
-		return err
-	}
-	if rec.Scope != nil {
-		if err := rec.Scope.Stop(ctx); err != nil {
-			return err
-		}
-	}
-	return group.Delete()
+	return group.Destroy(stopOf(ctx, rec.Scope))
 }
 
 // limit changes the limits of a container's group.
