@@ -1,10 +1,12 @@
 package oci
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -155,28 +157,105 @@ func (b *builder) device(d specs.LinuxDevice, dir *openDirectory) error {
 	return nil
 }
 
-// bindDevice binds the host's device of the same name, if it is the one that is meant.
+// bindDevice binds the host's device of the same name, if it is the one that is meant; otherwise one that is made for it.
 func (b *builder) bindDevice(d specs.LinuxDevice, kind uint32) error {
 	fd := spawn.FD{Name: d.Path}
 	if !b.dry {
-		num, err := b.cloneTree(d.Path, false)
+		num, err := b.hostDevice(d, kind)
+		var other *otherDeviceError
+		if (errors.Is(err, unix.ENOENT) || errors.As(err, &other)) && isHostRoot() {
+			num, err = b.detachedDevice(d, kind)
+		}
 		if err != nil {
-			return fmt.Errorf("config.json: linux.devices: a user namespace gets the host's %s: %w", d.Path, err)
+			return fmt.Errorf("config.json: linux.devices: %w", err)
 		}
 		fd = b.fd(num, d.Path)
-		if err := b.propagate(num, nil); err != nil { // what is mounted on it must not be so on the host's
-			return fmt.Errorf("config.json: linux.devices: %s: set propagation: %w", d.Path, err)
-		}
-		var st unix.Stat_t
-		if err := unix.Fstat(num, &st); err != nil {
-			return fmt.Errorf("config.json: linux.devices: %s: %w", d.Path, err)
-		}
-		if st.Mode&unix.S_IFMT != kind || st.Rdev != unix.Mkdev(uint32(d.Major), uint32(d.Minor)) {
-			return fmt.Errorf("config.json: linux.devices: a user namespace gets the host's %s, but that is not device %s %d:%d", d.Path, d.Type, d.Major, d.Minor)
-		}
 	}
 	b.attach(fd, d.Path, false)
 	return nil
+}
+
+// otherDeviceError is the error of a host's device that is not the one that the container wants.
+type otherDeviceError struct{ device specs.LinuxDevice }
+
+func (e *otherDeviceError) Error() string {
+	d := e.device
+	return fmt.Sprintf("a user namespace gets the host's %s, but that is not device %s %d:%d", d.Path, d.Type, d.Major, d.Minor)
+}
+
+// hostDevice is a detached mount of the host's device.
+func (b *builder) hostDevice(d specs.LinuxDevice, kind uint32) (_ int, err error) {
+	num, err := b.cloneTree(d.Path, false)
+	if err != nil {
+		return -1, fmt.Errorf("a user namespace gets the host's %s: %w", d.Path, err)
+	}
+	defer func() {
+		if err != nil {
+			_ = unix.Close(num)
+		}
+	}()
+	if err := b.propagate(num, nil); err != nil { // what is mounted on it must not be so on the host's
+		return -1, fmt.Errorf("%s: set propagation: %w", d.Path, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(num, &st); err != nil {
+		return -1, fmt.Errorf("%s: %w", d.Path, err)
+	}
+	if st.Mode&unix.S_IFMT != kind || st.Rdev != unix.Mkdev(uint32(d.Major), uint32(d.Minor)) {
+		return -1, &otherDeviceError{d}
+	}
+	return num, nil
+}
+
+// detachedDevice makes a device that the host lacks on a file system of its own, as the host's root, and returns a detached
+// mount of it. A thread makes it in a mount namespace that ends with the thread: kernels before 6.15 copy no mount that is
+// in no namespace.
+func (b *builder) detachedDevice(d specs.LinuxDevice, kind uint32) (num int, err error) {
+	mode := uint32(defaultDeviceMode)
+	if d.FileMode != nil {
+		mode = uint32(d.FileMode.Perm())
+	}
+	uid, gid := b.ownerOf(d)
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // for good: the thread ends with the goroutine, and its namespace with it
+		done <- func() error {
+			if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+				return fmt.Errorf("make a mount namespace: %w", err)
+			}
+			if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+				return fmt.Errorf("keep mounts from spreading: %w", err)
+			}
+			dir := attachPoint()
+			if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=755,size=64k"); err != nil {
+				return &os.PathError{Op: "mount tmpfs", Path: dir, Err: err}
+			}
+			path := filepath.Join(dir, "device")
+			if err := unix.Mknod(path, kind|mode, int(unix.Mkdev(uint32(d.Major), uint32(d.Minor)))); err != nil {
+				return fmt.Errorf("make device %s %d:%d: %w", d.Type, d.Major, d.Minor, err)
+			}
+			if err := errors.Join(unix.Chmod(path, mode), unix.Lchown(path, uid, gid)); err != nil { // mknod minds the umask
+				return fmt.Errorf("set its mode and owner: %w", err)
+			}
+			num, err = unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+			return err
+		}()
+	}()
+	if err := <-done; err != nil {
+		return -1, fmt.Errorf("make %s for a user namespace: %w", d.Path, err)
+	}
+	return num, nil
+}
+
+// ownerOf is the owner of a device as the host numbers it. Ids that the configuration maps nowhere become nobody's inside.
+func (b *builder) ownerOf(d specs.LinuxDevice) (uid, gid int) {
+	var inside [2]uint32
+	for i, id := range []*uint32{d.UID, d.GID} {
+		if id != nil {
+			inside[i] = *id
+		}
+	}
+	return hostID(b.spec.Linux.UIDMappings, inside[0]), hostID(b.spec.Linux.GIDMappings, inside[1])
 }
 
 // makeNode makes a device in place of whatever the image has under its name. What config.json mounted there stays.

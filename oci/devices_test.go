@@ -52,10 +52,17 @@ func TestDevices(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
 	}
-	b = newBundle(t)
+	owner := uint32(7)
+	b = newBundle(t, "stat", "/dev/null", "/dev/no-such")
 	b.inUserNamespace(t)
-	b.spec.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/null", Type: "c", Major: 1, Minor: 7}}
-	b.refused(t, "gets the host's /dev/null, but that is not device c 1:7")
+	b.spec.Linux.Devices = []specs.LinuxDevice{ // the host has another one of this name, and none
+		{Path: "/dev/null", Type: "c", Major: 1, Minor: 7},
+		{Path: "/dev/no-such", Type: "b", Major: 7, Minor: 99, FileMode: &mode, UID: &owner, GID: &owner},
+	}
+	want = fmt.Sprintf("/dev/null 020666 0:0 %d \n/dev/no-such 060640 7:7 %d \n", unix.Mkdev(1, 7), unix.Mkdev(7, 99))
+	if text, _ := b.output(t); text != want {
+		t.Errorf("got\n%swant\n%s", text, want)
+	}
 	for path, want := range map[string]string{"relative": "must be that of a file", "/": "must be that of a file", "/dev/x": `type "x"`} {
 		b = newBundle(t)
 		b.spec.Linux.Devices = []specs.LinuxDevice{{Path: path, Type: map[bool]string{true: "x", false: "c"}[path == "/dev/x"]}}

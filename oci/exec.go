@@ -18,7 +18,7 @@ import (
 // ExecOptions are what exec knows besides the process.
 type ExecOptions struct {
 	Stdio Stdio
-	// PreserveFDs are passed on as 3, 4, ….
+	// PreserveFDs are passed on as 3, 4, …; the number of a nil is not open in the process.
 	PreserveFDs []*os.File
 	// Cgroups are paths below the container's cgroup that the process is put into: by v1 controller, or for all by "".
 	Cgroups map[string]string

@@ -62,6 +62,9 @@ func (b *builder) seccomp(now moment) error {
 	const setModeFilter = 1
 	s := b.add("filter system calls", unix.SYS_SECCOMP, spawn.Flags(setModeFilter, "SECCOMP_SET_MODE_FILTER"), spawn.Int(int(program.Flags)), spawn.Filter(program.Filter))
 	if !program.Notifies() {
+		if path := b.spec.Linux.Seccomp.ListenerPath; path != "" {
+			slog.Warn("linux.seccomp.listenerPath is not used: no rule has the action SCMP_ACT_NOTIFY", "listenerPath", path)
+		}
 		return nil
 	}
 	s.Result = slotListener

@@ -57,6 +57,16 @@ func isMapped(list []specs.LinuxIDMapping, id uint32) bool {
 	return false
 }
 
+// hostID is the host's number of an id of the container; 0 if the ranges do not have it.
+func hostID(list []specs.LinuxIDMapping, id uint32) int {
+	for _, m := range list {
+		if isMapped([]specs.LinuxIDMapping{m}, id) {
+			return int(m.HostID + (id - m.ContainerID))
+		}
+	}
+	return 0
+}
+
 // checkMapped refuses users and groups that the container's maps do not know. Where it joins a namespace they are not listed.
 func (b *builder) checkMapped(u specs.User) error {
 	uids, gids := b.spec.Linux.UIDMappings, b.spec.Linux.GIDMappings

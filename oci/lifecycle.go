@@ -171,7 +171,8 @@ func (c *Container) makeFIFO(b *builder, free int) (spawn.FD, error) {
 }
 
 // cgroupPath is linux.cgroupsPath in the hierarchies. systemd's form slice:prefix:name is a path of slices. Without
-// one the container stands below /gantry.
+// one the container stands below /gantry, unless it wants realtime scheduling: v1 takes that from the parent, and only the
+// root has any to give.
 func (b *builder) cgroupPath() string {
 	if b.group != "" {
 		return b.group
@@ -186,9 +187,18 @@ func (b *builder) cgroupPath() string {
 				return beside
 			}
 		}
+		if b.wantsRealtime() {
+			return "/gantry-" + b.id
+		}
 		return "/gantry/" + b.id
 	}
 	return filepath.Join("/", path)
+}
+
+// wantsRealtime tells whether the configuration limits realtime scheduling.
+func (b *builder) wantsRealtime() bool {
+	res := b.spec.Linux.Resources
+	return res != nil && res.CPU != nil && res.CPU.RealtimeRuntime != nil && *res.CPU.RealtimeRuntime != 0
 }
 
 // slicePath is where systemd puts a slice: a-b.slice is in a.slice.

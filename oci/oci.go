@@ -65,7 +65,7 @@ type CreateOptions struct {
 	// Rootfs, if any, is mounted (detached, in the container's mount namespace only) in place of Spec.Root.Path.
 	Rootfs []Mount
 	Stdio  Stdio
-	// PreserveFDs are passed on as 3, 4, ….
+	// PreserveFDs are passed on as 3, 4, …; the number of a nil is not open in the container.
 	PreserveFDs  []*os.File
 	NoPivot      bool
 	NoNewKeyring bool

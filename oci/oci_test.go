@@ -636,8 +636,8 @@ func TestBadInput(t *testing.T) {
 		"no linux":        {func(s *specs.Spec) { s.Linux = nil }, "linux must be set"},
 		"relative cwd":    {func(s *specs.Spec) { s.Process.Cwd = "x" }, "absolute"},
 		"missing cwd": {
-			func(s *specs.Spec) { s.Process.Cwd, s.Root.Readonly = "/no/such", true },
-			`chdir to cwd ("/no/such") set in config.json failed: no such file or directory`,
+			func(s *specs.Spec) { s.Process.Cwd = "/proc/no-such" },
+			`chdir to cwd ("/proc/no-such") set in config.json failed: no such file or directory`,
 		},
 		"unknown rlimit":    {func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_FUN"}} }, "RLIMIT_FUN"},
 		"host's sysctl":     {func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.panic": "1"} }, "kernel.panic"},

@@ -52,7 +52,8 @@ func (b *builder) identity(p *specs.Process) error {
 	return nil
 }
 
-// makeDirectory makes the working directory, which an image need not have, as far as that is possible.
+// makeDirectory makes the working directory, which an image need not have, as far as that is possible. It comes before
+// the root, and what config.json mounts, become read-only.
 func (b *builder) makeDirectory(cwd string) {
 	parts := strings.FieldsFunc(cwd, func(r rune) bool { return r == '/' })
 	b.add("look for "+cwd, unix.SYS_FACCESSAT, spawn.Int(unix.AT_FDCWD), spawn.Str(cwd), spawn.Int(unix.F_OK))

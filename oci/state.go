@@ -140,15 +140,31 @@ func (c *Container) load() (*record, error) {
 
 // Load finds an existing container; os.ErrNotExist if there is none.
 func (r *Runtime) Load(id string) (*Container, error) {
+	c, _, err := r.find(id)
+	return c, err
+}
+
+func (r *Runtime) find(id string) (*Container, *record, error) {
 	if err := checkID(id); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	c := &Container{ID: id, runtime: r}
 	c.born, _ = c.bornAt() // a container that an older version made may have no lock
-	if _, err := c.load(); err != nil {
-		return nil, err
+	rec, err := c.load()
+	if err != nil {
+		return nil, nil, err
 	}
-	return c, nil
+	return c, rec, nil
+}
+
+// LoadCreated is Load for a container whose create has returned, or was killed. While create runs there is none yet, also
+// for the hooks of create.
+func (r *Runtime) LoadCreated(id string) (*Container, error) {
+	c, rec, err := r.find(id)
+	if err == nil && rec.Pid == 0 && c.unfinished() == specs.StateCreating {
+		return nil, fmt.Errorf("container %s does not exist yet, it is being created: %w", id, os.ErrNotExist)
+	}
+	return c, err
 }
 
 // List returns the ids of all containers.

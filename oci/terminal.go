@@ -139,6 +139,9 @@ func (b *builder) stdio(s Stdio, preserve []*os.File) error {
 		}
 	}
 	for i, f := range preserve {
+		if f == nil {
+			continue
+		}
 		if err := b.place(f, 3+i, 3+len(preserve)); err != nil {
 			return err
 		}
@@ -154,6 +157,16 @@ func isHostDevice(fd int) bool {
 	}
 	_, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 	return err != nil
+}
+
+// isAnothers tells whether a standard stream is to be given to the process's user, as runc does: its owner is somebody
+// else, and it is no device of the whole host. The group stays.
+func (b *builder) isAnothers(fd int, uid uint32) bool {
+	var is unix.Stat_t
+	if !b.inUserNamespace() && unix.Fstat(fd, &is) == nil && is.Uid == uid {
+		return false
+	}
+	return !isHostDevice(fd)
 }
 
 // isNull tells the null device, which nil stands for too.
@@ -198,7 +211,7 @@ func (b *builder) place(f *os.File, target, free int) error {
 		}
 		fd = b.fd(num, name)
 	}
-	if uid := b.spec.Process.User.UID; uid != 0 && target < 3 && !isHostDevice(fd.Num) {
+	if uid := b.spec.Process.User.UID; target < 3 && b.isAnothers(fd.Num, uid) {
 		b.add("give "+name+" to the user", unix.SYS_FCHOWN, spawn.Desc(fd), spawn.Int(int(uid)), spawn.Int(-1)).
 			Ignore = []unix.Errno{unix.EPERM, unix.EINVAL, unix.EROFS, unix.EBADF}
 	}

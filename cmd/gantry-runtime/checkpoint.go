@@ -48,7 +48,7 @@ func checkpoint(a *app, flags *flag.FlagSet) func(context.Context, []string) err
 	flags.IntVar(&o.StatusFD, "status-fd", -1, "`FD` that a zero byte is written to when lazy pages are served")
 	flags.StringVar(&server, "page-server", "", "`ADDRESS:PORT` of who takes memory")
 	return func(ctx context.Context, args []string) error {
-		c, err := a.runtime.Load(args[0])
+		c, err := a.runtime.LoadCreated(args[0])
 		if err != nil {
 			return err
 		}

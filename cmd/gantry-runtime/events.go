@@ -27,7 +27,7 @@ func events(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
 	interval := flags.Duration("interval", 5*time.Second, "`TIME` between readings")
 	once := flags.Bool("stats", false, "print one reading and end")
 	return func(ctx context.Context, args []string) error {
-		c, err := a.runtime.Load(args[0])
+		c, err := a.runtime.LoadCreated(args[0])
 		if err != nil {
 			return err
 		}

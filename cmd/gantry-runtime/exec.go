@@ -57,7 +57,7 @@ func execute(a *app, flags *flag.FlagSet) func(context.Context, []string) error 
 
 func (a *app) exec(ctx context.Context, x execFlags, args []string) error {
 	caught := catchSignals(!x.detach)
-	c, err := a.runtime.Load(args[0])
+	c, err := a.runtime.LoadCreated(args[0])
 	if err != nil {
 		return err
 	}

@@ -36,7 +36,7 @@ type stateJSON struct {
 }
 
 func (a *app) describe(id string) (*stateJSON, error) {
-	c, err := a.runtime.Load(id)
+	c, err := a.runtime.LoadCreated(id)
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +152,7 @@ func kill(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
 				return err
 			}
 		}
-		c, err := a.runtime.Load(args[0])
+		c, err := a.runtime.LoadCreated(args[0])
 		if err != nil {
 			return err
 		}
@@ -190,7 +190,7 @@ func remove(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
 	var force bool
 	alias(flags.BoolVar, &force, false, "kill it first; a missing container is no error", "force", "f")
 	return func(ctx context.Context, args []string) error {
-		c, err := a.runtime.Load(args[0])
+		c, err := a.runtime.LoadCreated(args[0])
 		if errors.Is(err, os.ErrNotExist) && force { // or it was never made as far as that
 			return errors.Join(a.runtime.Delete(ctx, args[0]), removeNotify(a.runtime.Root, args[0]))
 		}
@@ -214,7 +214,7 @@ func resume(a *app, _ *flag.FlagSet) func(context.Context, []string) error {
 
 func (a *app) each(f func(*oci.Container) error) func(context.Context, []string) error {
 	return func(_ context.Context, args []string) error {
-		c, err := a.runtime.Load(args[0])
+		c, err := a.runtime.LoadCreated(args[0])
 		if err != nil {
 			return err
 		}

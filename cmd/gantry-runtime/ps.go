@@ -17,7 +17,7 @@ func processes(a *app, flags *flag.FlagSet) func(context.Context, []string) erro
 	var format string
 	alias(flags.StringVar, &format, "table", "`FORMAT`: table or json", "format", "f")
 	return func(ctx context.Context, args []string) error {
-		c, err := a.runtime.Load(args[0])
+		c, err := a.runtime.LoadCreated(args[0])
 		if err != nil {
 			return err
 		}

@@ -129,7 +129,7 @@ func announce(p *oci.Process, pidFile, pidfdSocket string) error {
 }
 
 // passedOn are the descriptors that a process gets behind its standard streams: those of socket activation, see
-// sd_listen_fds(3), which its environment then tells it of, and the caller's.
+// sd_listen_fds(3), which its environment then tells it of, and the caller's. Numbers that the caller left out are nil.
 func passedOn(p *specs.Process, preserve int) ([]*os.File, error) {
 	sockets, err := strconv.Atoi(os.Getenv("LISTEN_FDS"))
 	if pid, pidErr := strconv.Atoi(os.Getenv("LISTEN_PID")); err != nil || pidErr != nil || pid != os.Getpid() {
@@ -138,13 +138,37 @@ func passedOn(p *specs.Process, preserve int) ([]*os.File, error) {
 	if sockets > 0 && p != nil {
 		p.Env = append(p.Env, "LISTEN_FDS="+strconv.Itoa(sockets), "LISTEN_PID=1")
 	}
+	return inherited(sockets + preserve)
+}
+
+// inherited are the n descriptors from 3 on that this program got from its caller; nil for each in between that it did not
+// get. What the program itself has opened, in the gaps, is close-on-exec. As with runc, the last one must be open.
+func inherited(n int) ([]*os.File, error) {
+	if n <= 0 {
+		return nil, nil
+	}
+	const dir, first = "/proc/self/fd", 3
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("find the descriptors to pass on: %w", err)
+	}
 	var files []*os.File
-	for i := range sockets + preserve {
-		fd := 3 + i
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
-			return nil, fmt.Errorf("descriptor %d, to be passed on (%d of %d): %w", fd, i+1, sockets+preserve, err)
+	for _, entry := range entries {
+		fd, err := strconv.Atoi(entry.Name())
+		if err != nil || fd < first || fd-first >= n {
+			continue
 		}
-		files = append(files, os.NewFile(uintptr(fd), "preserved "+strconv.Itoa(fd)))
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+		if err != nil || flags&unix.FD_CLOEXEC != 0 {
+			continue
+		}
+		if missing := fd - first + 1 - len(files); missing > 0 {
+			files = append(files, make([]*os.File, missing)...)
+		}
+		files[fd-first] = os.NewFile(uintptr(fd), "preserved "+entry.Name())
+	}
+	if len(files) < n {
+		return nil, fmt.Errorf("%d descriptors are to be passed on, but %d, the last one, is not open", n, first+n-1)
 	}
 	return files, nil
 }
@@ -166,7 +190,7 @@ func writePid(path string, pid int) error {
 
 func start(a *app, _ *flag.FlagSet) func(context.Context, []string) error {
 	return func(ctx context.Context, args []string) error {
-		c, err := a.runtime.Load(args[0])
+		c, err := a.runtime.LoadCreated(args[0])
 		if err != nil {
 			return err
 		}

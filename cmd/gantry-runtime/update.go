@@ -57,7 +57,7 @@ func update(a *app, flags *flag.FlagSet) func(context.Context, []string) error {
 	flags.StringVar(&l3, "l3-cache-schema", "", "`SCHEMA` of Intel RDT's L3 cache")
 	flags.StringVar(&bandwidth, "mem-bw-schema", "", "`SCHEMA` of Intel RDT's memory bandwidth")
 	return func(_ context.Context, args []string) error {
-		c, err := a.runtime.Load(args[0])
+		c, err := a.runtime.LoadCreated(args[0])
 		if err != nil {
 			return err
 		}
