@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"gantry/internal/client"
+	"gantry/internal/printable"
 )
 
 // Exit codes of docker's command line.
@@ -110,9 +111,40 @@ func tooNew(err error) bool {
 	return err != nil && strings.Contains(err.Error(), "is too new") && strings.Contains(err.Error(), "client version")
 }
 
-func (a *app) println(args ...any)               { _, _ = fmt.Fprintln(a.out, args...) }
-func (a *app) printf(format string, args ...any) { _, _ = fmt.Fprintf(a.out, format, args...) }
-func (a *app) warnf(format string, args ...any)  { _, _ = fmt.Fprintf(a.errOut, format, args...) }
+func (a *app) println(args ...any)               { a.print(fmt.Sprintln(args...)) }
+func (a *app) printf(format string, args ...any) { a.print(fmt.Sprintf(format, args...)) }
+
+// print writes text that others wrote parts of: labels, names of files, a registry's words. On a terminal it is made safe
+// to print; a program gets what there is. What a container writes does not come this way.
+func (a *app) print(text string) {
+	_, _ = io.WriteString(a.out, a.shown(text))
+}
+
+// screen is standard output for what print writes.
+func (a *app) screen() io.Writer { return screen{a} }
+
+type screen struct{ a *app }
+
+func (s screen) Write(p []byte) (int, error) {
+	if _, err := io.WriteString(s.a.out, s.a.shown(string(p))); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+func (a *app) shown(text string) string {
+	if file, ok := a.out.(*os.File); ok {
+		if _, terminal := terminalOf(file); terminal {
+			return printable.Text(text)
+		}
+	}
+	return text
+}
+
+// warnf writes errors and warnings, always safe to print.
+func (a *app) warnf(format string, args ...any) {
+	_, _ = io.WriteString(a.errOut, printable.Text(fmt.Sprintf(format, args...)))
+}
 
 // usageError is a mistake on the command line: docker exits with 125 for flags and 1 for arguments.
 func usageError(cmd *cobra.Command, code int, err error) error {

@@ -69,7 +69,7 @@ func (a *app) events(ctx context.Context, o client.EventsOptions, format string)
 
 func (a *app) showEvent(t *template.Template, e events.Message) error {
 	if t != nil {
-		return executeLine(a.out, t, e)
+		return executeLine(a.screen(), t, e)
 	}
 	when := time.Unix(e.Time, 0)
 	if e.TimeNano != 0 {

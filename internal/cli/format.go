@@ -9,6 +9,8 @@ import (
 	"text/tabwriter"
 	"text/template"
 	"unicode"
+
+	"gantry/internal/printable"
 )
 
 // labelsKey holds a record's labels for its method Label; it is no field of the format.
@@ -21,6 +23,23 @@ type record map[string]any
 func (r record) Label(name string) string {
 	labels, _ := r[labelsKey].(map[string]string)
 	return labels[name]
+}
+
+// printable is a record whose texts are safe to print.
+func (r record) printable() record {
+	for name, value := range r {
+		switch v := value.(type) {
+		case string:
+			r[name] = printable.Text(v)
+		case map[string]string:
+			labels := make(map[string]string, len(v))
+			for key, text := range v {
+				labels[printable.Text(key)] = printable.Text(text)
+			}
+			r[name] = labels
+		}
+	}
+	return r
 }
 
 // MarshalJSON leaves out what is no field.
@@ -81,7 +100,7 @@ func (a *app) list(l listing, format string, quiet bool, records []record) error
 		}
 	}
 	for _, r := range records {
-		if err := executeLine(out, parsed, r); err != nil {
+		if err := executeLine(out, parsed, r.printable()); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -173,6 +174,6 @@ func (a *app) showRaw(found []inspected, indent bool) error {
 	if err := enc.Encode(raw); err != nil {
 		return fmt.Errorf("print the engine's answer: %w", err)
 	}
-	_, err := a.out.Write(out.Bytes())
+	_, err := io.WriteString(a.out, a.shown(out.String()))
 	return err
 }

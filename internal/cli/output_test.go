@@ -266,3 +266,30 @@ func TestTransferDetaches(t *testing.T) {
 func messages(r io.Reader) iter.Seq2[jsonstream.Message, error] {
 	return (&client.Messages{ReadCloser: io.NopCloser(r)}).All()
 }
+
+// TestHarmlessOutput: text that others wrote does nothing to a terminal, in errors, warnings and tables.
+func TestHarmlessOutput(t *testing.T) {
+	const evil = "a\x1b[2J\u009b31m\x07\rb"
+	s := newEngineStub(t)
+	s.on("GET /containers/json", func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, http.StatusOK, []map[string]any{{"Id": "1", "Names": []string{"/c"}, "Command": evil, "Image": evil, "Labels": map[string]string{"l": evil}}})
+	})
+	s.on("GET /containers/c/top", func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, http.StatusOK, map[string]any{"Titles": []string{"CMD"}, "Processes": [][]string{{evil}}})
+	})
+	s.on("GET /images/evil/json", refuse(http.StatusNotFound, evil))
+	s.on("DELETE /containers/c", refuse(http.StatusConflict, evil))
+	for _, args := range [][]string{
+		{"ps"}, {"ps", "--no-trunc"}, {"ps", "--format", `{{.Image}} {{.Command}} {{.Labels}} {{.Label "l"}}`}, {"top", "c"}, {"rm", "c"}, {"image", "inspect", "evil"},
+	} {
+		r := s.gantry("", args...)
+		for _, c := range r.out + r.errOut {
+			if c < ' ' && c != '\n' && c != '\t' || c >= 0x7f && c < 0xa0 {
+				t.Errorf("%v: %q has %q", args, r.out+r.errOut, c)
+			}
+		}
+		if !strings.Contains(r.out+r.errOut, "a[2J31mb") {
+			t.Errorf("%v: %q", args, r.out+r.errOut)
+		}
+	}
+}

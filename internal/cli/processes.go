@@ -12,7 +12,18 @@ import (
 
 	"github.com/moby/moby/api/types/network"
 	"github.com/spf13/cobra"
+
+	"gantry/internal/printable"
 )
+
+// printableCells makes a line of a table safe to print: a process chooses its own title.
+func printableCells(line []string) []string {
+	cells := make([]string, len(line))
+	for i, cell := range line {
+		cells[i] = printable.Line(cell)
+	}
+	return cells
+}
 
 func newTop(a *app) *cobra.Command {
 	cmd := &cobra.Command{
@@ -28,7 +39,7 @@ func newTop(a *app) *cobra.Command {
 			}
 			tabs := tabwriter.NewWriter(a.out, 20, 1, 3, ' ', 0)
 			for _, line := range append([][]string{found.Titles}, found.Processes...) {
-				if _, err := fmt.Fprintln(tabs, strings.Join(line, "\t")); err != nil {
+				if _, err := fmt.Fprintln(tabs, strings.Join(printableCells(line), "\t")); err != nil {
 					return err
 				}
 			}

@@ -10,6 +10,8 @@ import (
 
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/jsonstream"
+
+	"gantry/internal/printable"
 )
 
 // barWidth is the number of cells of a progress bar.
@@ -51,16 +53,16 @@ func showProgress(ctx context.Context, out io.Writer, messages iter.Seq2[jsonstr
 
 func (p *progress) show(m jsonstream.Message) error {
 	if m.Stream != "" {
-		return p.write(printable(m.Stream))
+		return p.write(printable.Text(m.Stream))
 	}
 	if m.Status == "" {
 		return nil
 	}
 	if m.ID == "" {
 		p.order, p.lines = nil, map[string]string{} // what follows starts below this line
-		return p.write(printable(m.Status) + "\n")
+		return p.write(printable.Line(m.Status) + "\n")
 	}
-	line := printable(m.ID) + ": " + printable(m.Status)
+	line := printable.Line(m.ID) + ": " + printable.Line(m.Status)
 	if !p.terminal {
 		if p.lines[m.ID] == line {
 			return nil
@@ -123,16 +125,6 @@ func bar(p *jsonstream.Progress) string {
 		return "  [" + drawn + "]"
 	}
 	return fmt.Sprintf("  [%s] %s/%s", drawn, count(p.Current), count(p.Total))
-}
-
-// printable drops control characters: the text comes from a registry, by way of the engine.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\n' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0 {
-			return -1
-		}
-		return r
-	}, s)
 }
 
 // clip keeps a line from wrapping, which would spoil the counting of lines.

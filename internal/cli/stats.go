@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"sync"
 	"time"
@@ -71,7 +72,7 @@ func (a *app) stats(ctx context.Context, names []string, o statsOptions) error {
 			return err // before anything is printed: this will be run again
 		}
 		if onTerminal && !o.noStream {
-			a.printf("\x1b[2J\x1b[H") // redraw the screen from its top
+			_, _ = io.WriteString(a.out, "\x1b[2J\x1b[H") // redraw the screen from its top
 		}
 		if listErr := a.list(statsListing(), o.format, false, records); listErr != nil || err != nil || o.noStream {
 			return errors.Join(listErr, err)

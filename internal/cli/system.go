@@ -86,7 +86,7 @@ func (a *app) showFormat(data any, format string) error {
 	if err != nil {
 		return err
 	}
-	return executeLine(a.out, t, data)
+	return executeLine(a.screen(), t, data)
 }
 
 func newInfo(a *app) *cobra.Command {

@@ -10,6 +10,7 @@ import (
 	"github.com/moby/moby/api/types/common"
 
 	"gantry/internal/engine"
+	"gantry/internal/printable"
 )
 
 // badRequest is an error of the client's making.
@@ -77,7 +78,7 @@ func (w *response) fail(r *http.Request, err error) {
 		w.WriteHeader(status)
 	default:
 		w.Header().Del("Content-Length")
-		if err := w.json(status, common.ErrorResponse{Message: err.Error()}); err != nil {
+		if err := w.json(status, common.ErrorResponse{Message: printable.Text(err.Error())}); err != nil {
 			slog.Debug("error answer was not sent", "path", r.URL.Path, "error", err)
 		}
 	}
