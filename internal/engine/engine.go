@@ -116,7 +116,8 @@ func (e *Engine) open(ctx context.Context) (err error) {
 		return err
 	}
 	if err := e.images.EnsureEmbedded(ctx); err != nil {
-		return err
+		// A full disk, for example: containers matter more, and the image is loaded when somebody asks for it.
+		e.log.Warn("the embedded image cannot be loaded now", "error", err)
 	}
 	e.resume(ctx)
 	return nil

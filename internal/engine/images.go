@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -28,10 +29,10 @@ func (e *Engine) PullImage(ctx context.Context, ref string, platform *ocispec.Pl
 }
 
 // LoadImages imports a docker or OCI archive.
-func (e *Engine) LoadImages(ctx context.Context, r io.Reader, progress func(image.Progress)) ([]*image.Image, error) {
+func (e *Engine) LoadImages(ctx context.Context, r io.Reader, progress func(image.Progress)) ([]image.Loaded, error) {
 	list, err := e.images.Load(ctx, r, progress)
 	for _, img := range list {
-		e.imageEvent(events.ActionLoad, img.ID.String(), strings.Join(img.Names, ","))
+		e.imageEvent(events.ActionLoad, img.ID.String(), strings.Join(img.Loaded, ","))
 	}
 	return list, err
 }
@@ -43,10 +44,15 @@ func (e *Engine) imageEvent(action events.Action, id, name string) {
 // image finds an image and says it in docker's words if there is none.
 func (e *Engine) image(ctx context.Context, ref string, platform *ocispec.Platform) (*image.Image, error) {
 	img, err := e.images.Get(ctx, ref, platform)
+	return img, noSuchImage(ref, err)
+}
+
+// noSuchImage says in docker's words that there is no such image; other errors stay as they are.
+func noSuchImage(ref string, err error) error {
 	if errdefs.IsNotFound(err) {
-		return nil, fmt.Errorf("No such image: %s%w", ref, noText{err})
+		return fmt.Errorf("No such image: %s%w", ref, noText{err})
 	}
-	return img, err
+	return err
 }
 
 // familiar shortens names as docker shows them: debian:12 for docker.io/library/debian:12.
@@ -81,10 +87,14 @@ func (e *Engine) ListImages(ctx context.Context, _ bool, filters map[string]map[
 		if !match(img) {
 			continue
 		}
+		names, digests := shownNames(img, filters["reference"])
+		if len(filters["reference"]) > 0 && len(names)+len(digests) == 0 {
+			continue
+		}
 		target := ocispec.Descriptor{MediaType: img.Manifest.MediaType, Digest: img.ID, Size: img.Manifest.Size}
 		s := imageapi.Summary{
 			ID: img.ID.String(), Created: img.Created.Unix(), Size: img.Size, SharedSize: -1, Containers: int64(len(holders[img.ID])),
-			RepoTags: familiar(img.Names), RepoDigests: familiar(img.Digests), Labels: img.Config.Config.Labels, Descriptor: &target,
+			RepoTags: familiar(names), RepoDigests: familiar(digests), Labels: img.Config.Config.Labels, Descriptor: &target,
 		}
 		if s.Labels == nil {
 			s.Labels = map[string]string{}
@@ -100,6 +110,11 @@ func (e *Engine) imageFilter(ctx context.Context, filters map[string]map[string]
 	}
 	if err := boolFilters(filters, "dangling"); err != nil {
 		return nil, err
+	}
+	for pattern := range filters["reference"] {
+		if _, err := path.Match(pattern, ""); err != nil {
+			return nil, fmt.Errorf("the pattern %q of the filter reference: %w: %w", pattern, err, errdefs.ErrInvalidArgument)
+		}
 	}
 	border := map[string]time.Time{}
 	for _, key := range []string{"before", "since"} {
@@ -120,25 +135,49 @@ func (e *Engine) imageFilter(ctx context.Context, filters map[string]map[string]
 	}
 	return func(img *image.Image) bool {
 		before, since, until := border["before"], border["since"], border["until"]
-		return anyMatch(filters["reference"], func(s string) bool { return matchReference(img, s) }) &&
-			anyMatch(filters["dangling"], func(s string) bool { return isTrue(s) == (len(img.Names) == 0) }) &&
+		return anyMatch(filters["dangling"], func(s string) bool { return isTrue(s) == (len(img.Names) == 0) }) &&
 			labelsMatch(filters["label"], img.Config.Config.Labels) &&
 			(before.IsZero() || img.Created.Before(before)) && (since.IsZero() || img.Created.After(since)) &&
 			(until.IsZero() || img.Created.Before(until))
 	}, nil
 }
 
-func matchReference(img *image.Image, pattern string) bool {
-	for _, name := range append(slices.Clone(img.Names), img.Digests...) {
+// shownNames are the names of an image that one of the patterns matches, or all without a pattern. Of the digests, those
+// in the repositories of these names are shown, and those that a pattern matches.
+func shownNames(img *image.Image, patterns map[string]bool) (names, digests []string) {
+	if len(patterns) == 0 {
+		return img.Names, img.Digests
+	}
+	repositories := map[string]bool{}
+	for _, name := range img.Names {
+		if ref, err := reference.ParseNormalizedNamed(name); err == nil && matchReference(ref, patterns) {
+			names = append(names, name)
+			repositories[ref.Name()] = true
+		}
+	}
+	for _, name := range img.Digests {
+		if ref, err := reference.ParseNormalizedNamed(name); err == nil && (repositories[ref.Name()] || tagless(img, ref) && matchReference(ref, patterns)) {
+			digests = append(digests, name)
+		}
+	}
+	return names, digests
+}
+
+// tagless tells a repository in which an image has a digest, but no tag.
+func tagless(img *image.Image, repository reference.Named) bool {
+	return !slices.ContainsFunc(img.Names, func(name string) bool {
 		ref, err := reference.ParseNormalizedNamed(name)
-		if err != nil {
-			continue
-		}
-		if found, err := reference.FamiliarMatch(pattern, ref); err == nil && found {
-			return true
-		}
-		if found, err := reference.FamiliarMatch(pattern, reference.TrimNamed(ref)); err == nil && found {
-			return true
+		return err == nil && ref.Name() == repository.Name()
+	})
+}
+
+// matchReference matches the short and the full form of a reference, each with and without its tag.
+func matchReference(ref reference.Named, patterns map[string]bool) bool {
+	for pattern := range patterns {
+		for _, form := range []string{reference.FamiliarString(ref), reference.FamiliarName(ref), reference.TagNameOnly(ref).String(), ref.Name()} {
+			if found, err := path.Match(pattern, form); err == nil && found {
+				return true
+			}
 		}
 	}
 	return false
@@ -186,9 +225,7 @@ func (e *Engine) HistoryImage(ctx context.Context, ref string, platform *ocispec
 // TagImage gives an image another name.
 func (e *Engine) TagImage(ctx context.Context, ref, name string) error {
 	img, err := e.images.Tag(ctx, ref, name)
-	if errdefs.IsNotFound(err) {
-		return fmt.Errorf("No such image: %s%w", ref, noText{err})
-	}
+	err = noSuchImage(ref, err)
 	if err == nil {
 		e.imageEvent(events.ActionTag, img.ID.String(), name)
 	}
@@ -198,15 +235,11 @@ func (e *Engine) TagImage(ctx context.Context, ref, name string) error {
 // RemoveImage takes a name off an image, and the image away with its last name. Containers made from it, running or
 // not, keep it: then force is needed, and the image stays until they are gone.
 func (e *Engine) RemoveImage(ctx context.Context, ref string, force, _ bool) ([]imageapi.DeleteResponse, error) {
-	img, err := e.image(ctx, ref, nil)
-	if errdefs.IsDataLoss(err) { // what is damaged can still be removed
-		img = &image.Image{}
-		img.ID, err = e.images.ID(ref)
-	}
+	plan, err := e.images.Removal(ref)
 	if err != nil {
-		return nil, err
+		return nil, noSuchImage(ref, err)
 	}
-	if err := e.checkRemoval(ctx, img, ref, force); err != nil {
+	if err := e.checkRemoval(ctx, plan, force); err != nil {
 		return nil, err
 	}
 	removed, err := e.images.Remove(ctx, ref, force)
@@ -218,7 +251,7 @@ func (e *Engine) RemoveImage(ctx context.Context, ref string, force, _ bool) ([]
 		if r.Untagged != "" {
 			name := familiar([]string{r.Untagged})[0]
 			out = append(out, imageapi.DeleteResponse{Untagged: name})
-			e.imageEvent(events.ActionUnTag, img.ID.String(), name)
+			e.imageEvent(events.ActionUnTag, plan.ID.String(), name)
 		}
 		if r.Deleted != "" {
 			out = append(out, imageapi.DeleteResponse{Deleted: r.Deleted})
@@ -229,24 +262,23 @@ func (e *Engine) RemoveImage(ctx context.Context, ref string, force, _ bool) ([]
 }
 
 // checkRemoval refuses, in docker's words, what would take the last name of an image that a container uses.
-func (e *Engine) checkRemoval(ctx context.Context, img *image.Image, ref string, force bool) error {
-	byID := strings.HasPrefix(img.ID.String(), ref) || strings.HasPrefix(img.ID.Encoded(), ref)
-	if len(img.Names) > 1 && !byID {
+func (e *Engine) checkRemoval(ctx context.Context, plan image.Removal, force bool) error {
+	if !plan.Last {
 		return nil
 	}
 	holders, err := e.images.Holders(ctx)
 	if err != nil {
 		return err
 	}
-	for _, id := range holders[img.ID] {
+	for _, id := range holders[plan.ID] {
 		c, err := e.lookup(id)
 		if err != nil {
 			continue
 		}
 		alive := c.view().phase.alive()
-		short := img.ID.Encoded()[:12]
+		short := plan.ID.Encoded()[:12]
 		switch {
-		case alive && (byID || !force):
+		case alive && (plan.ByID || !force):
 			return fmt.Errorf("conflict: unable to delete %s (cannot be forced) - image is being used by running container %s%w", short, id[:12], noText{errdefs.ErrConflict})
 		case !alive && !force:
 			return fmt.Errorf("conflict: unable to delete %s (must be forced) - image is being used by stopped container %s%w", short, id[:12], noText{errdefs.ErrConflict})

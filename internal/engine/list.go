@@ -224,8 +224,8 @@ func (e *Engine) containerFilter(ctx context.Context, filters map[string]map[str
 	}
 	ancestors := map[string]bool{}
 	for ref := range filters["ancestor"] {
-		if img, err := e.images.Get(ctx, ref, nil); err == nil {
-			ancestors[img.ID.String()] = true
+		if id, err := e.images.ID(ref); err == nil {
+			ancestors[id.String()] = true
 		}
 	}
 	return func(v view) bool {

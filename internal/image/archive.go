@@ -36,6 +36,11 @@ func (s *Store) importArchive(ctx context.Context, r io.Reader) (ocispec.Descrip
 	store := &importing{Store: s.content, prefix: "load-" + digest.FromString(leaseOf(ctx)).Encoded() + "-", stream: stream, refs: map[string]bool{}}
 	stream.watch = store.check
 	top, err := archive.ImportIndex(ctx, store, stream)
+	// The importer stops at the end of the tar stream, or at what it does not understand. If the compressed data is cut or
+	// damaged, that is the error.
+	if _, restErr := io.Copy(io.Discard, stream); restErr != nil && (err == nil || errors.As(restErr, new(*compressionError))) && !isTrailing(restErr) {
+		err = restErr
+	}
 	for ref := range store.refs {
 		if abortErr := s.content.Abort(context.WithoutCancel(ctx), ref); abortErr != nil && !errdefs.IsNotFound(abortErr) {
 			err = errors.Join(err, fmt.Errorf("drop unfinished blob %s: %w", ref, abortErr))
@@ -61,6 +66,20 @@ func (i *importing) Writer(ctx context.Context, opts ...content.WriterOpt) (cont
 	}
 	return countedWriter{w, &i.blobs}, nil
 }
+
+// ReaderAt bounds what the importer reads at once: it takes any file of the archive for a configuration if the archive
+// says so. A longer blob is cut, which makes it invalid JSON; the first bytes, which tell a layer's kind, are there.
+func (i *importing) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
+	ra, err := i.Store.ReaderAt(ctx, desc)
+	if err != nil || ra.Size() <= maxConfig {
+		return ra, err
+	}
+	return cutReader{ra}, nil
+}
+
+type cutReader struct{ content.ReaderAt }
+
+func (cutReader) Size() int64 { return maxConfig }
 
 // check bounds what is read, but is in no blob.
 func (i *importing) check(read int64) error {

@@ -32,6 +32,10 @@ func (s *Store) document(ctx context.Context, desc ocispec.Descriptor, limit int
 	if err := checkDescriptor(desc, limit); err != nil {
 		return err
 	}
+	if err := s.checkSize(ctx, desc); err != nil {
+		return fmt.Errorf("%s: %w", desc.Digest, err)
+	}
+	desc.Data = nil // what a descriptor carries along is not what is stored
 	text, err := content.ReadBlob(ctx, s.content, desc)
 	if err != nil {
 		return fmt.Errorf("%s: %w", desc.Digest, err)
@@ -48,6 +52,19 @@ func (s *Store) document(ctx context.Context, desc ocispec.Descriptor, limit int
 	return nil
 }
 
+// checkSize rejects a descriptor that gives another size than the blob had when it was stored. Such a descriptor is
+// wrong whatever happened to the blob since, and a small size must not hide a big blob from a bound.
+func (s *Store) checkSize(ctx context.Context, desc ocispec.Descriptor) error {
+	info, err := s.content.Info(ctx, desc.Digest)
+	if err != nil {
+		return err
+	}
+	if info.Size != desc.Size {
+		return fmt.Errorf("the descriptor gives a size of %d bytes, but the blob has %d: %w", desc.Size, info.Size, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
 // diffIDs are the layers of a manifest as its configuration names them, checked.
 func (s *Store) diffIDs(ctx context.Context, m *ocispec.Manifest) ([]digest.Digest, error) {
 	var config ocispec.Image
@@ -59,6 +76,9 @@ func (s *Store) diffIDs(ctx context.Context, m *ocispec.Manifest) ([]digest.Dige
 
 // stored gives a consumer a blob that is here, verified. One that is not what it was is errdefs.ErrDataLoss.
 func (s *Store) stored(ctx context.Context, desc ocispec.Descriptor, consume func(io.Reader) error) error {
+	if err := s.checkSize(ctx, desc); err != nil {
+		return lost(err)
+	}
 	ra, err := s.content.ReaderAt(ctx, desc)
 	if err != nil {
 		return lost(err)
@@ -172,7 +192,7 @@ func (s *Store) blobs(ctx context.Context) (map[digest.Digest]int64, error) {
 
 // addLayers adds the diff ids of an image, of every platform that was pulled whole. errdefs.ErrDataLoss tells that they
 // cannot be known.
-func (s *Store) addLayers(ctx context.Context, desc ocispec.Descriptor, ids map[digest.Digest]bool) error {
+func (s *Store) addLayers(ctx context.Context, desc ocispec.Descriptor, needed neededLayers) error {
 	if images.IsIndexType(desc.MediaType) {
 		var index ocispec.Index
 		if err := s.document(ctx, desc, maxManifest, &index); err != nil {
@@ -183,7 +203,7 @@ func (s *Store) addLayers(ctx context.Context, desc ocispec.Descriptor, ids map[
 			return err
 		}
 		for _, child := range whole {
-			if err := s.addLayers(ctx, child, ids); err != nil {
+			if err := s.addLayers(ctx, child, needed); err != nil {
 				return err
 			}
 		}
@@ -196,10 +216,8 @@ func (s *Store) addLayers(ctx context.Context, desc ocispec.Descriptor, ids map[
 	if err := s.document(ctx, desc, maxManifest, &manifest); err != nil {
 		return lost(err)
 	}
-	list, err := s.diffIDs(ctx, &manifest)
-	for _, id := range list {
-		ids[id] = true
-	}
+	ids, err := s.diffIDs(ctx, &manifest)
+	needed.add(ids)
 	return lost(err)
 }
 

@@ -193,7 +193,7 @@ func BenchmarkUnpack(b *testing.B) {
 	s := newStore(b, Options{})
 	b.SetBytes(int64(len(plain)))
 	for b.Loop() {
-		whole, err := s.layers.unpack(b.Context(), digest.FromBytes(plain), bytes.NewReader(blob))
+		whole, err := s.layers.unpack(b.Context(), digest.FromBytes(plain), bytes.NewReader(blob), nil)
 		if err == nil {
 			err = whole.discard()
 		}

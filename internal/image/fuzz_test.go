@@ -94,7 +94,10 @@ func unpackSafely(t *testing.T, stream []byte) {
 		return
 	}
 	bound := &bounded{ctx: context.Background(), r: plain, limit: maxBytes}
-	_ = (&unpacker{entries: maxEntries, left: maxBytes}).unpack(root, bound)
+	first := &unpacker{entries: maxEntries, left: maxBytes}
+	if err := first.unpack(root, bound); err == nil {
+		unpackUpon(t, base, first, stream, maxEntries, maxBytes)
+	}
 	_ = plain.Close() // most inputs are no right streams: what counts follows
 
 	if now := openFiles(t); now > open { // connections of tests before may end meanwhile
@@ -107,6 +110,35 @@ func unpackSafely(t *testing.T, stream []byte) {
 		t.Errorf("beside the layer: %v, %v", list, err)
 	}
 	checkBounds(t, root, maxEntries, maxBytes)
+}
+
+// unpackUpon unpacks a stream again, onto the layer that it made, by either way, and removes what came of it.
+func unpackUpon(t *testing.T, base string, first *unpacker, stream []byte, maxEntries int, maxBytes int64) {
+	t.Helper()
+	below, err := openLower([]string{filepath.Join(base, "fs")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer below.close()
+	upper := filepath.Join(base, "upper")
+	if err := os.Mkdir(upper, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	plain, err := decompress(bytes.NewReader(stream))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bound := &bounded{ctx: context.Background(), r: plain, limit: maxBytes}
+	_ = (&unpacker{entries: int64(maxEntries), left: maxBytes, lower: below}).unpack(upper, bound) // may be no right stream
+	_ = plain.Close()                                                                              // likewise
+	checkBounds(t, upper, maxEntries, maxBytes)
+	layer := &unpacked{dir: base, implied: first.implied, unresolved: first.unresolved}
+	if _, err := layer.complete(below); err != nil {
+		t.Errorf("complete a layer by itself: %v", err)
+	}
+	if err := os.RemoveAll(upper); err != nil {
+		t.Error(err)
+	}
 }
 
 func openFiles(t *testing.T) int {
@@ -167,7 +199,7 @@ func FuzzLoad(f *testing.F) {
 			t.Errorf("not the archive's fault: %v", err)
 		}
 		for _, img := range list {
-			if _, err := s.Rootfs(ctx, img); err != nil && len(img.Layers) > 0 {
+			if _, err := s.Rootfs(ctx, img.Image); err != nil && len(img.Layers) > 0 {
 				t.Errorf("image %s: %v", img.ID, err)
 			}
 		}
@@ -176,7 +208,7 @@ func FuzzLoad(f *testing.F) {
 			t.Error(err)
 		}
 		ids := map[digest.Digest]bool{}
-		for _, img := range append(all, list...) {
+		for _, img := range all {
 			if ids[img.ID] {
 				continue
 			}

@@ -1,7 +1,6 @@
 package image
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -9,18 +8,20 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/identity"
 	"golang.org/x/sys/unix"
 )
 
-// layers are the unpacked layers: DIR/<hex of the diff id>/fs, and beside fs the file size. A layer is unpacked into
-// DIR/tmp-… and renamed when it is whole and verified.
+// layers are the unpacked layers: DIR/<key>/fs, and beside fs the file size. The key is the hex of the diff id; or, if the
+// layer has implied directories and therefore depends on those below, of the chain id, and the file size says so. A layer
+// is unpacked into DIR/tmp-… and renamed when it is whole and verified.
 type layers struct {
 	dir     string
 	bytes   int64
@@ -33,7 +34,12 @@ type layers struct {
 type layer struct {
 	size   int64
 	opaque bool // it hides all layers below it; overlay does not look for that at a layer's root
+
+	dependent bool // its key is a chain id
 }
+
+// dependentMark follows the size of a layer that depends on those below it.
+const dependentMark = " dependent"
 
 func openLayers(dir string, o Options) (*layers, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -56,8 +62,9 @@ func openLayers(dir string, o Options) (*layers, error) {
 			}
 			continue
 		}
-		size, _ := strconv.ParseInt(string(text), 10, 64) // an unreadable size counts as none
-		l.known[id] = layer{size, isOpaque(l.fs(id))}
+		number, dependent := strings.CutSuffix(string(text), dependentMark)
+		size, _ := strconv.ParseInt(number, 10, 64) // an unreadable size counts as none
+		l.known[id] = layer{size, isOpaque(l.fs(id)), dependent}
 	}
 	return l, nil
 }
@@ -65,23 +72,75 @@ func openLayers(dir string, o Options) (*layers, error) {
 func (l *layers) path(id digest.Digest) string { return filepath.Join(l.dir, id.Encoded()) }
 func (l *layers) fs(id digest.Digest) string   { return filepath.Join(l.path(id), "fs") }
 
-func (l *layers) has(id digest.Digest) bool {
+// has tells whether the directory of a key is here.
+func (l *layers) has(key digest.Digest) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	_, found := l.known[id]
+	_, found := l.known[key]
 	return found
 }
 
-func (l *layers) opaque(id digest.Digest) bool {
+// keys are the keys of an image's layers, given by their diff ids from the lowest; "" for those that are not here.
+func (l *layers) keys(ids []digest.Digest) []digest.Digest {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.known[id].opaque
+	keys := make([]digest.Digest, len(ids))
+	var chains []digest.Digest
+	for i, id := range ids {
+		if own, found := l.known[id]; found && !own.dependent {
+			keys[i] = id
+			continue
+		}
+		if chains == nil {
+			chains = chainsOf(ids)
+		}
+		if own, found := l.known[chains[i]]; found && own.dependent {
+			keys[i] = chains[i]
+		}
+	}
+	return keys
 }
 
-func (l *layers) size(id digest.Digest) int64 {
+// key is the key of the topmost of some layers, or "".
+func (l *layers) key(ids []digest.Digest) digest.Digest {
+	keys := l.keys(ids)
+	return keys[len(keys)-1]
+}
+
+// chainsOf are the chain ids of layers, from the lowest: the layer and all those below it.
+func chainsOf(ids []digest.Digest) []digest.Digest { return identity.ChainIDs(slices.Clone(ids)) }
+
+// stack is the directories of layers, given by their diff ids from the lowest, for overlay: topmost first, down to one
+// that hides all below it. missing is the first that is not here, or "".
+func (l *layers) stack(ids []digest.Digest) (dirs []string, missing digest.Digest) {
+	for i, key := range slices.Backward(l.keys(ids)) {
+		if key == "" {
+			return nil, ids[i]
+		}
+		dirs = append(dirs, l.fs(key))
+		if l.opaque(key) {
+			break
+		}
+	}
+	return dirs, ""
+}
+
+func (l *layers) dependent(key digest.Digest) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.known[id].size
+	return l.known[key].dependent
+}
+
+func (l *layers) opaque(key digest.Digest) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.known[key].opaque
+}
+
+func (l *layers) size(key digest.Digest) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.known[key].size
 }
 
 func (l *layers) ids() []digest.Digest {
@@ -98,12 +157,18 @@ func (l *layers) ids() []digest.Digest {
 type unpacked struct {
 	layers *layers
 	dir    string
-	id     digest.Digest
+	key    digest.Digest // the diff id; of a dependent layer, the chain id once it is complete
 	size   int64
+
+	dependent, unresolved bool
+	implied               []implied
 }
 
-// unpack decompresses and unpacks a stream and reads it to its end. The outcome is checked against the diff id.
-func (l *layers) unpack(ctx context.Context, id digest.Digest, stream io.Reader) (_ *unpacked, err error) {
+func (u *unpacked) fs() string { return filepath.Join(u.dir, "fs") }
+
+// unpack decompresses and unpacks a stream and reads it to its end. The outcome is checked against the diff id. It is
+// unpacked onto the layers below, or, if these are nil, without knowing them: a dependent layer is to be completed then.
+func (l *layers) unpack(ctx context.Context, id digest.Digest, stream io.Reader, below *lower) (_ *unpacked, err error) {
 	if err := id.Validate(); err != nil || id.Algorithm() != digest.SHA256 {
 		return nil, fmt.Errorf("diff id %q: want sha256: %w", id, errdefs.ErrInvalidArgument)
 	}
@@ -130,7 +195,7 @@ func (l *layers) unpack(ctx context.Context, id digest.Digest, stream io.Reader)
 	defer plain.Close()
 	hash := sha256.New()
 	counted := &bounded{ctx: ctx, r: io.TeeReader(plain, hash), limit: l.bytes}
-	u := &unpacker{entries: l.entries, left: l.bytes}
+	u := &unpacker{entries: l.entries, left: l.bytes, lower: below}
 	if err := u.unpack(root, counted); err != nil {
 		return nil, err
 	}
@@ -142,22 +207,26 @@ func (l *layers) unpack(ctx context.Context, id digest.Digest, stream io.Reader)
 	if got := digest.NewDigest(digest.SHA256, hash); got != id {
 		return nil, fmt.Errorf("unpacked digest mismatch: got %s, the image's configuration says %s: %w", got, id, errdefs.ErrInvalidArgument)
 	}
-	return &unpacked{layers: l, dir: dir, id: id, size: u.bytes}, nil
+	return &unpacked{layers: l, dir: dir, key: id, size: u.bytes, dependent: u.dependent, unresolved: u.unresolved, implied: u.implied}, nil
 }
 
 // commit puts the layer in its place, durably; one that is there already wins. It leaves nothing behind if it fails.
 func (u *unpacked) commit() error {
-	if u.layers.has(u.id) {
+	if u.layers.has(u.key) {
 		return u.discard()
 	}
 	if err := u.place(); err != nil {
-		return errors.Join(fmt.Errorf("store layer %s: %w", u.id, err), u.discard())
+		return errors.Join(fmt.Errorf("store layer %s: %w", u.key, err), u.discard())
 	}
 	return nil
 }
 
 func (u *unpacked) place() error {
-	if err := os.WriteFile(filepath.Join(u.dir, "size"), []byte(strconv.FormatInt(u.size, 10)), 0o600); err != nil {
+	size := strconv.FormatInt(u.size, 10)
+	if u.dependent {
+		size += dependentMark
+	}
+	if err := os.WriteFile(filepath.Join(u.dir, "size"), []byte(size), 0o600); err != nil {
 		return err
 	}
 	if err := os.Chmod(u.dir, 0o711); err != nil {
@@ -166,15 +235,15 @@ func (u *unpacked) place() error {
 	if err := syncFS(u.dir); err != nil {
 		return err
 	}
-	if err := os.Rename(u.dir, u.layers.path(u.id)); err != nil {
+	if err := os.Rename(u.dir, u.layers.path(u.key)); err != nil {
 		if errors.Is(err, os.ErrExist) || errors.Is(err, unix.ENOTEMPTY) {
 			return u.discard()
 		}
 		return err
 	}
-	opaque := isOpaque(u.layers.fs(u.id))
+	opaque := isOpaque(u.layers.fs(u.key))
 	u.layers.mu.Lock()
-	u.layers.known[u.id] = layer{u.size, opaque}
+	u.layers.known[u.key] = layer{u.size, opaque, u.dependent}
 	u.layers.mu.Unlock()
 	return syncDir(u.layers.dir)
 }
@@ -239,32 +308,4 @@ func (b *bounded) Read(p []byte) (int, error) {
 		}
 	}
 	return n, err
-}
-
-// maxWindow bounds the memory of unpacking zstd: what the zstd program takes too, unless it is told to take more.
-const maxWindow = 128 << 20
-
-// decompress recognises gzip, zstd and plain tar by their first bytes.
-func decompress(r io.Reader) (io.ReadCloser, error) {
-	magic := make([]byte, 4)
-	n, err := io.ReadFull(r, magic)
-	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && err != io.EOF {
-		return nil, err
-	}
-	whole := io.MultiReader(bytes.NewReader(magic[:n]), r)
-	switch {
-	case n >= 2 && magic[0] == 0x1f && magic[1] == 0x8b:
-		z, err := gzip.NewReader(whole)
-		if err != nil {
-			return nil, fmt.Errorf("decompress: %w", err)
-		}
-		return z, nil
-	case n == 4 && magic[0] == 0x28 && magic[1] == 0xb5 && magic[2] == 0x2f && magic[3] == 0xfd:
-		z, err := zstd.NewReader(whole, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
-		if err != nil {
-			return nil, fmt.Errorf("decompress: %w", err)
-		}
-		return z.IOReadCloser(), nil
-	}
-	return io.NopCloser(whole), nil
 }

@@ -177,7 +177,7 @@ func TestLoadIndex(t *testing.T) {
 	if err := s.Collect(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Rootfs(ctx, list[0]); err != nil {
+	if _, err := s.Rootfs(ctx, list[0].Image); err != nil {
 		t.Error(err)
 	}
 }

@@ -40,10 +40,14 @@ func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (*Image, er
 	if o.Progress == nil {
 		o.Progress = func(Progress) {}
 	}
-	resolver := s.resolver(named, o.Auth)
+	if img, err := s.pullEmbedded(ctx, named.String(), o.Platform); err != nil || img != nil {
+		return img, err
+	}
+	faults := &faults{}
+	resolver := s.resolver(named, o.Auth, faults)
 	full := named.String()
 	_, target, err := resolver.Resolve(ctx, full)
-	if err != nil {
+	if err = faults.or(err); err != nil {
 		if errdefs.IsNotFound(err) {
 			err = fmt.Errorf("manifest unknown: %w", err)
 		}
@@ -73,6 +77,10 @@ func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (*Image, er
 				return err
 			}
 		}
+		// Nothing is named that could not be used.
+		if _, err := s.read(ctx, target, o.Platform); err != nil {
+			return err
+		}
 		if err := s.setName(ctx, full, target); err != nil {
 			return err
 		}
@@ -80,7 +88,7 @@ func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (*Image, er
 		return err
 	})
 	if err != nil {
-		err = fmt.Errorf("pull %s: %w", reference.FamiliarString(named), classify(ctx, err))
+		err = fmt.Errorf("pull %s: %w", reference.FamiliarString(named), classify(ctx, faults.or(err)))
 		return nil, errors.Join(err, s.Collect(context.WithoutCancel(ctx)))
 	}
 	return img, nil
@@ -112,7 +120,7 @@ func (p *pull) manifests(ctx context.Context, target ocispec.Descriptor, platfor
 		}
 	}
 	if !images.IsManifestType(desc.MediaType) {
-		return desc, nil, fmt.Errorf("%s is no image: media type %q: %w", desc.Digest, desc.MediaType, errdefs.ErrInvalidArgument)
+		return desc, nil, noImage(desc)
 	}
 	var manifest ocispec.Manifest
 	if err := s.document(ctx, desc, maxManifest, &manifest); err != nil {
@@ -128,6 +136,11 @@ func (p *pull) manifests(ctx context.Context, target ocispec.Descriptor, platfor
 	}
 	if err := p.document(ctx, manifest.Config, maxConfig); err != nil {
 		return desc, nil, err
+	}
+	if desc.Digest == target.Digest {
+		if err := s.checkPlatform(ctx, desc, platform); err != nil {
+			return desc, nil, err
+		}
 	}
 	return desc, &manifest, s.label(ctx, desc, append(manifest.Layers[:len(manifest.Layers):len(manifest.Layers)], manifest.Config)...)
 }
@@ -211,46 +224,68 @@ func (p *pull) layers(ctx context.Context, manifest *ocispec.Manifest, ids []dig
 	for _, l := range manifest.Layers {
 		p.progress(Progress{ID: short(l.Digest), Status: "Pulling fs layer"})
 	}
-	group, ctx := errgroup.WithContext(ctx)
+	waiting := make([]*unpacked, len(ids)) // for the layers below
+	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(parallelLayers)
 	for i, layer := range manifest.Layers {
-		group.Go(func() error {
-			if err := p.layer(ctx, layer, ids[i]); err != nil {
+		group.Go(func() (err error) {
+			if waiting[i], err = p.layer(groupCtx, layer, ids[:i+1]); err != nil {
 				return fmt.Errorf("layer %s: %w", layer.Digest, err)
 			}
 			return nil
 		})
 	}
-	return group.Wait()
+	err := group.Wait()
+	for i, layer := range waiting {
+		switch {
+		case layer == nil:
+		case err != nil:
+			err = errors.Join(err, layer.discard())
+		default:
+			if err = p.store.finish(ctx, layer, manifest.Layers[i], ids[:i+1]); err != nil {
+				err = fmt.Errorf("layer %s: %w", manifest.Layers[i].Digest, err)
+				continue
+			}
+			p.progress(Progress{ID: short(manifest.Layers[i].Digest), Status: "Pull complete"})
+		}
+	}
+	return err
 }
 
 func short(d digest.Digest) string { return d.Encoded()[:min(12, len(d.Encoded()))] }
 
-func (p *pull) layer(ctx context.Context, desc ocispec.Descriptor, id digest.Digest) error {
+// layer fetches and unpacks the topmost of some layers. It returns a layer that depends on those below, to be finished
+// once these are in their places.
+func (p *pull) layer(ctx context.Context, desc ocispec.Descriptor, ids []digest.Digest) (waiting *unpacked, err error) {
 	s := p.store
 	tell := func(status string) { p.progress(Progress{ID: short(desc.Digest), Status: status}) }
 	leave, err := s.flights.board(ctx, desc.Digest.String(), func() { tell("Waiting") })
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer leave()
 	here, err := s.keep(ctx, desc.Digest)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if here && s.layers.has(id) {
+	if here {
+		if err := s.checkSize(ctx, desc); err != nil {
+			return nil, err
+		}
+	}
+	if here && s.layers.key(ids) != "" {
 		tell("Already exists")
-		return nil
+		return nil, nil
 	}
-	whole, err := p.unpack(ctx, desc, id, here)
-	if err != nil {
-		return err
+	whole, err := p.unpack(ctx, desc, ids[len(ids)-1], here)
+	if err != nil || whole.dependent {
+		return whole, err
 	}
 	if err := whole.commit(); err != nil {
-		return err
+		return nil, err
 	}
 	tell("Pull complete")
-	return nil
+	return nil, nil
 }
 
 // unpack fetches a layer, or reads it if it is here, and unpacks it meanwhile.
@@ -261,7 +296,7 @@ func (p *pull) unpack(ctx context.Context, desc ocispec.Descriptor, id digest.Di
 	}
 	err = p.transfer(ctx, desc, func(r io.Reader) (err error) {
 		meter.r = r
-		if whole, err = p.store.layers.unpack(ctx, id, meter); err == nil && !here {
+		if whole, err = p.store.layers.unpack(ctx, id, meter, nil); err == nil && !here {
 			// What was one pass has two names: the rest of it is to put the layer in its place.
 			p.progress(Progress{ID: meter.id, Status: "Download complete"})
 			p.progress(Progress{ID: meter.id, Status: "Extracting", Current: desc.Size, Total: desc.Size})
@@ -269,7 +304,7 @@ func (p *pull) unpack(ctx context.Context, desc ocispec.Descriptor, id digest.Di
 		return err
 	})
 	if err != nil && whole != nil {
-		err = errors.Join(err, whole.discard())
+		return nil, errors.Join(err, whole.discard())
 	}
 	return whole, err
 }

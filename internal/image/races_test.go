@@ -315,18 +315,18 @@ func TestCollectDuringPulls(t *testing.T) {
 func TestCommitFails(t *testing.T) {
 	ctx, s := context.Background(), newStore(t, Options{})
 	plain := tarOf(t, file("a", "x"))
-	whole, err := s.layers.unpack(ctx, digest.FromBytes(plain), strings.NewReader(string(plain)))
+	whole, err := s.layers.unpack(ctx, digest.FromBytes(plain), strings.NewReader(string(plain)), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	inTheWay := s.layers.path(whole.id)
+	inTheWay := s.layers.path(whole.key)
 	if err := os.WriteFile(inTheWay, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := whole.commit(); err == nil || !strings.Contains(err.Error(), whole.id.String()) {
+	if err := whole.commit(); err == nil || !strings.Contains(err.Error(), whole.key.String()) {
 		t.Errorf("commit over a file: %v", err)
 	}
-	if left := unfinished(t, s); len(left) != 0 || s.layers.has(whole.id) {
+	if left := unfinished(t, s); len(left) != 0 || s.layers.has(whole.key) {
 		t.Errorf("left: %v", left)
 	}
 }
@@ -334,7 +334,7 @@ func TestCommitFails(t *testing.T) {
 func TestTakeFails(t *testing.T) {
 	ctx, s := context.Background(), newStore(t, Options{})
 	plain := tarOf(t, file("a", "four"))
-	whole, err := s.layers.unpack(ctx, digest.FromBytes(plain), strings.NewReader(string(plain)))
+	whole, err := s.layers.unpack(ctx, digest.FromBytes(plain), strings.NewReader(string(plain)), nil)
 	if err == nil {
 		err = whole.commit()
 	}
@@ -343,20 +343,20 @@ func TestTakeFails(t *testing.T) {
 	}
 	dir := s.layers.dir
 	s.layers.dir = filepath.Join(dir, "none") // renaming fails
-	if _, _, err := s.layers.take(whole.id); err == nil {
+	if _, _, err := s.layers.take(whole.key); err == nil {
 		t.Error("took a layer to nowhere")
 	}
 	s.layers.dir = dir
-	if !s.layers.has(whole.id) || s.layers.size(whole.id) != 4 {
-		t.Errorf("the layer is forgotten: size %d", s.layers.size(whole.id))
+	if !s.layers.has(whole.key) || s.layers.size(whole.key) != 4 {
+		t.Errorf("the layer is forgotten: size %d", s.layers.size(whole.key))
 	}
 	// A second removal, while what is left of the first is still being deleted.
 	for range 2 {
-		gone, size, err := s.layers.take(whole.id)
-		if err != nil || size != 4 || s.layers.has(whole.id) {
+		gone, size, err := s.layers.take(whole.key)
+		if err != nil || size != 4 || s.layers.has(whole.key) {
 			t.Fatalf("take: %q, %d, %v", gone, size, err)
 		}
-		again, err := s.layers.unpack(ctx, whole.id, strings.NewReader(string(plain)))
+		again, err := s.layers.unpack(ctx, whole.key, strings.NewReader(string(plain)), nil)
 		if err == nil {
 			err = again.commit()
 		}

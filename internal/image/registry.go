@@ -11,31 +11,38 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+
+	"gantry/internal/printable"
 )
 
 // resolver speaks to the registry of a reference: to its mirrors first, over HTTPS unless the host is loopback or
 // listed as insecure, with the given credentials.
-func (s *Store) resolver(named reference.Named, auth *Auth) remotes.Resolver {
+func (s *Store) resolver(named reference.Named, auth *Auth, faults *faults) remotes.Resolver {
 	domain := reference.Domain(named)
 	return docker.NewResolver(docker.ResolverOptions{Hosts: func(host string) ([]docker.RegistryHost, error) {
 		own, err := s.registry(host, host == domain, auth)
 		if err != nil {
 			return nil, err
 		}
+		own.Client.Transport = &manifestTransport{own.Client.Transport, faults}
 		var hosts []docker.RegistryHost
 		for _, base := range s.o.Mirrors[host] {
 			u, err := url.Parse(base)
 			if err != nil || u.Host == "" {
 				return nil, fmt.Errorf("mirror %q of %s: want a URL: %w", base, host, errdefs.ErrInvalidArgument)
 			}
+			client := s.client(u.Host)
+			client.Transport = &manifestTransport{client.Transport, faults}
 			hosts = append(hosts, docker.RegistryHost{
-				Client: s.client(u.Host), Authorizer: s.authorizer(s.client(u.Host), nil), Host: u.Host, Scheme: u.Scheme,
+				Client: client, Authorizer: s.authorizer(s.client(u.Host), nil), Host: u.Host, Scheme: u.Scheme,
 				Path: strings.TrimSuffix(u.Path, "/") + "/v2", Capabilities: docker.HostCapabilityPull | docker.HostCapabilityResolve,
 			})
 		}
@@ -157,8 +164,79 @@ func (e *eitherScheme) RoundTrip(r *http.Request) (*http.Response, error) {
 	return secure, nil
 }
 
+// faults remember the first answer of a registry that was rejected here. The registry's client, which gets an error
+// instead of the answer, tries other addresses, and may report what those say.
+type faults struct {
+	mu    sync.Mutex // guards first
+	first error
+}
+
+func (f *faults) add(err error) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.first == nil {
+		f.first = err
+	}
+	return err
+}
+
+// or returns the fault if there is one and err is not nil, otherwise err.
+func (f *faults) or(err error) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err != nil && f.first != nil {
+		return f.first
+	}
+	return err
+}
+
+// manifestTransport rejects answers about manifests that cannot be right, and bounds those that do not end.
+type manifestTransport struct {
+	next   http.RoundTripper
+	faults *faults
+}
+
+func (t *manifestTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	response, err := t.next.RoundTrip(r)
+	if err != nil || response.StatusCode != http.StatusOK || !strings.Contains(r.URL.Path, "/manifests/") {
+		return response, err
+	}
+	header := response.Header.Get("Docker-Content-Digest")
+	if header != "" {
+		err = checkDigest(digest.Digest(header))
+	}
+	switch {
+	case err != nil:
+		err = fmt.Errorf("the registry %s answered with a digest that is not valid: %w", r.URL.Host, err)
+	case response.ContentLength > maxManifest:
+		err = fmt.Errorf("the registry %s offers a manifest of %d bytes, more than %d: %w", r.URL.Host, response.ContentLength, maxManifest, errdefs.ErrInvalidArgument)
+	default:
+		response.Body = &manifestBody{response.Body, t.faults, r.URL.Host, maxManifest}
+		return response, nil
+	}
+	_ = response.Body.Close() // its content does not matter
+	return nil, t.faults.add(err)
+}
+
+type manifestBody struct {
+	io.ReadCloser
+	faults *faults
+	host   string
+	left   int
+}
+
+func (b *manifestBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if b.left -= n; b.left < 0 {
+		return 0, b.faults.add(fmt.Errorf("the registry %s sends a manifest of more than %d bytes: %w", b.host, maxManifest, errdefs.ErrInvalidArgument))
+	}
+	return n, err
+}
+
 // classify gives an error of the registry's client the class that the API needs.
+// The text of the error may be the registry's: it is made safe to print.
 func classify(ctx context.Context, err error) error {
+	err = printable.Error(err)
 	var status remoteerrors.ErrUnexpectedStatus
 	var network *net.OpError // not net.Error, which every syscall.Errno is
 	switch {
@@ -189,5 +267,8 @@ func statusClass(code int) error {
 	if code >= http.StatusInternalServerError {
 		return errdefs.ErrUnavailable
 	}
-	return errdefs.ErrUnknown
+	if code >= http.StatusBadRequest {
+		return fmt.Errorf("the registry rejects the request: %w", errdefs.ErrInvalidArgument)
+	}
+	return fmt.Errorf("the registry's answer is not understood: %w", errdefs.ErrUnavailable) // such as a redirection to nowhere
 }

@@ -11,9 +11,71 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
+
+// Removal is what Remove would do with a reference or an ID.
+type Removal struct {
+	ID    digest.Digest
+	Names []string // that are removed
+	ByID  bool     // an ID, or a prefix of one, was given: all names are removed
+	Last  bool     // no name is left then, and the image goes with the last one
+	More  bool     // of several names, all are removed, without being told so by a reference
+}
+
+// Removal finds what Remove would do. It works for damaged images, and for those that cannot run here.
+func (s *Store) Removal(refOrID string) (Removal, error) {
+	_, plan, err := s.removal(refOrID)
+	return plan, err
+}
+
+func (s *Store) removal(refOrID string) (ocispec.Descriptor, Removal, error) {
+	target, err := s.find(refOrID)
+	if err != nil {
+		return target, Removal{}, err
+	}
+	names := s.visibleNames(target.Digest)
+	plan := Removal{ID: target.Digest, Names: sameReferences(refOrID, names)}
+	if len(plan.Names) == 0 {
+		plan.ByID, plan.Names, plan.More = true, names, len(names) > 1
+	}
+	plan.Last = len(plan.Names) == len(names)
+	return target, plan, nil
+}
+
+// sameReferences are the names that a reference stands for. As docker has it: name@digest stands for all names in that
+// repository; and the last tag of a repository stands for the repository's digests, too.
+func sameReferences(ref string, names []string) []string {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return nil
+	}
+	_, digested := named.(reference.Digested)
+	tagged, hasTag := reference.TagNameOnly(named).(reference.Tagged)
+	var same, digests []string
+	found, otherTags := false, false
+	for _, name := range names {
+		known, err := reference.ParseNormalizedNamed(name)
+		if err != nil || known.Name() != named.Name() {
+			continue
+		}
+		knownTag, isTag := known.(reference.Tagged)
+		switch {
+		case digested && !hasTag, hasTag && isTag && knownTag.Tag() == tagged.Tag():
+			same, found = append(same, name), true
+		case isTag:
+			otherTags = true
+		default:
+			digests = append(digests, name)
+		}
+	}
+	if found && !otherTags {
+		same = append(same, digests...)
+	}
+	return same
+}
 
 // Remove removes a name, or by ID all names if there is one or force is set, and collects what nothing holds.
 // An image that a container holds loses its name only with force, and stays nameless; errdefs.ErrFailedPrecondition otherwise.
@@ -25,35 +87,30 @@ func (s *Store) Remove(ctx context.Context, refOrID string, force bool) ([]Remov
 }
 
 func (s *Store) remove(ctx context.Context, refOrID string, force bool) ([]Removed, garbage, error) {
-	target, err := s.find(refOrID)
+	target, plan, err := s.removal(refOrID)
 	if err != nil {
 		return nil, garbage{}, err
 	}
-	names := s.visibleNames(target.Digest)
-	held := s.held(target.Digest)
-	untag := names
-	if named, err := normalize(refOrID); err == nil && slices.Contains(names, named.String()) {
-		untag = []string{named.String()}
-	} else if len(names) > 1 && !force {
+	if plan.More && !force {
 		return nil, garbage{}, fmt.Errorf("conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories: %w", short(target.Digest), errdefs.ErrConflict)
 	}
-	last := len(untag) == len(names)
-	if last && held && !force {
+	held := s.held(target.Digest)
+	if plan.Last && held && !force {
 		return nil, garbage{}, fmt.Errorf("conflict: unable to delete %s (must be forced) - image is being used by a container: %w", short(target.Digest), errdefs.ErrFailedPrecondition)
 	}
-	if last && held {
+	if plan.Last && held {
 		if err := s.putName(ctx, nameless(target.Digest), target); err != nil {
 			return nil, garbage{}, err
 		}
 	}
 	var removed []Removed
-	for _, name := range untag {
+	for _, name := range plan.Names {
 		if err := s.dropName(ctx, name); err != nil {
 			return removed, garbage{}, err
 		}
 		removed = append(removed, Removed{Untagged: name})
 	}
-	if !last || held {
+	if !plan.Last || held {
 		return removed, garbage{}, nil
 	}
 	if err := s.dropName(ctx, nameless(target.Digest)); err != nil {
@@ -163,7 +220,7 @@ func (s *Store) collect(ctx context.Context) (gone garbage, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, id := range s.layers.ids() {
-		if needed[id] || s.pins[id] > 0 {
+		if needed.has(id, s.layers.dependent(id)) || s.pins[id] > 0 {
 			continue
 		}
 		dir, size, takeErr := s.layers.take(id)
@@ -191,25 +248,40 @@ func (s *Store) blobBytes(ctx context.Context) (sum int64) {
 }
 
 // neededLayers are the layers of every image of every platform that is here, and of what containers hold.
-func (s *Store) neededLayers(ctx context.Context) (map[digest.Digest]bool, error) {
-	needed := map[digest.Digest]bool{}
+func (s *Store) neededLayers(ctx context.Context) (neededLayers, error) {
+	needed := neededLayers{map[digest.Digest]bool{}, map[digest.Digest]bool{}}
 	s.mu.Lock()
 	targets := map[digest.Digest]ocispec.Descriptor{}
 	for _, i := range s.index {
 		targets[i.Target.Digest] = i.Target
 	}
 	for _, img := range s.holds {
-		for _, l := range img.Layers {
-			needed[l] = true
-		}
+		needed.add(img.Layers)
 	}
 	s.mu.Unlock()
 	for _, target := range targets {
 		if err := s.addLayers(ctx, target, needed); err != nil {
-			return nil, fmt.Errorf("image %s: %w", target.Digest, err)
+			return needed, fmt.Errorf("image %s: %w", target.Digest, err)
 		}
 	}
 	return needed, nil
+}
+
+// neededLayers are layers that images need, by what their keys may be.
+type neededLayers struct{ ids, chains map[digest.Digest]bool }
+
+// add adds the layers of an image, given by their diff ids from the lowest.
+func (n neededLayers) add(ids []digest.Digest) {
+	for i, chain := range chainsOf(ids) {
+		n.ids[ids[i]], n.chains[chain] = true, true
+	}
+}
+
+func (n neededLayers) has(key digest.Digest, dependent bool) bool {
+	if dependent {
+		return n.chains[key]
+	}
+	return n.ids[key]
 }
 
 // Hold keeps an image's blobs and layers while the container (its id) exists. Holds are in memory only: whoever opens

@@ -21,13 +21,25 @@ type resolveKey struct {
 	platform string
 }
 
-// Get resolves a reference, an ID or an unambiguous prefix of one for a platform (nil: the host's, or the only one).
+// Get resolves a reference, an ID or an unambiguous prefix of one for a platform (nil: the host's, or the only one). The
+// embedded image comes back when it is asked for by its name.
 func (s *Store) Get(ctx context.Context, refOrID string, platform *ocispec.Platform) (*Image, error) {
-	target, err := s.find(refOrID)
+	target, err := s.findOrRestore(ctx, refOrID)
 	if err != nil {
 		return nil, err
 	}
 	return s.resolve(ctx, target, platform)
+}
+
+func (s *Store) findOrRestore(ctx context.Context, refOrID string) (ocispec.Descriptor, error) {
+	target, err := s.find(refOrID)
+	if !errdefs.IsNotFound(err) {
+		return target, err
+	}
+	if restored, restoreErr := s.restoreEmbedded(ctx, refOrID); restoreErr != nil || !restored {
+		return target, errors.Join(err, restoreErr)
+	}
+	return s.find(refOrID)
 }
 
 // ID is the ID of the image that Get would resolve, damaged or not.
@@ -189,8 +201,8 @@ func (s *Store) read(ctx context.Context, target ocispec.Descriptor, platform *o
 		img.Created = *img.Config.Created
 	}
 	img.Size = desc.Size + manifest.Config.Size
-	for i, layer := range manifest.Layers {
-		img.Size += layer.Size + s.layers.size(img.Layers[i])
+	for i, key := range s.layers.keys(img.Layers) {
+		img.Size += manifest.Layers[i].Size + s.layers.size(key)
 	}
 	return img, nil
 }
@@ -201,7 +213,7 @@ func (s *Store) choose(ctx context.Context, target ocispec.Descriptor, platform 
 		return target, s.checkPlatform(ctx, target, platform)
 	}
 	if !images.IsIndexType(target.MediaType) {
-		return target, fmt.Errorf("%s is no image: media type %q: %w", target.Digest, target.MediaType, errdefs.ErrInvalidArgument)
+		return target, noImage(target)
 	}
 	var index ocispec.Index
 	if err := s.document(ctx, target, maxManifest, &index); err != nil {
@@ -275,10 +287,11 @@ func (s *Store) checkPlatform(ctx context.Context, target ocispec.Descriptor, pl
 	if err := s.document(ctx, target, maxManifest, &manifest); err != nil {
 		return err
 	}
-	have, err := images.ConfigPlatform(ctx, s.content, manifest.Config)
-	if err != nil {
+	var config ocispec.Image
+	if err := s.document(ctx, manifest.Config, maxConfig, &config); err != nil {
 		return fmt.Errorf("read the image's platform: %w", err)
 	}
+	have := platforms.Normalize(config.Platform)
 	if !platforms.Only(*platform).Match(have) {
 		return fmt.Errorf("image with reference %s was found but does not provide the specified platform (%s): %w",
 			target.Digest, platforms.FormatAll(*platform), errdefs.ErrNotFound)
@@ -286,7 +299,7 @@ func (s *Store) checkPlatform(ctx context.Context, target ocispec.Descriptor, pl
 	return nil
 }
 
-// List returns every image that can run here, one value an ID.
+// List returns every image, one value an ID: for the host's platform, or for another one that it was pulled for.
 func (s *Store) List(ctx context.Context) ([]*Image, error) {
 	s.mu.Lock()
 	targets := map[digest.Digest]ocispec.Descriptor{}
@@ -296,8 +309,8 @@ func (s *Store) List(ctx context.Context) ([]*Image, error) {
 	s.mu.Unlock()
 	var list []*Image
 	for _, target := range targets {
-		img, err := s.resolve(ctx, target, nil)
-		if errdefs.IsNotFound(err) { // removed meanwhile, or of other platforms only
+		img, err := s.resolveAny(ctx, target)
+		if errdefs.IsNotFound(err) { // removed meanwhile
 			continue
 		}
 		if isDamaged(err) { // the others are not
@@ -313,6 +326,29 @@ func (s *Store) List(ctx context.Context) ([]*Image, error) {
 	return list, nil
 }
 
+// resolveAny is resolve for the host's platform, or for another one if the image was pulled for others only.
+func (s *Store) resolveAny(ctx context.Context, target ocispec.Descriptor) (*Image, error) {
+	img, err := s.resolve(ctx, target, nil)
+	if !errdefs.IsNotFound(err) || !images.IsIndexType(target.MediaType) {
+		return img, err
+	}
+	ctx = inNamespace(ctx)
+	var index ocispec.Index
+	if err := s.document(ctx, target, maxManifest, &index); err != nil {
+		return nil, lost(err)
+	}
+	present, wholeErr := s.whole(ctx, target, index.Manifests)
+	if wholeErr != nil {
+		return nil, wholeErr
+	}
+	for _, d := range present {
+		if d.Platform != nil {
+			return s.resolve(ctx, target, d.Platform)
+		}
+	}
+	return nil, err
+}
+
 // warnOnce logs what is wrong with an image, not every time that someone looks.
 func (s *Store) warnOnce(target digest.Digest, err error) {
 	if _, known := s.damaged.LoadOrStore(target, true); !known {
@@ -322,7 +358,7 @@ func (s *Store) warnOnce(target digest.Digest, err error) {
 
 // Tag makes a further name for an image; an existing name is moved.
 func (s *Store) Tag(ctx context.Context, refOrID, name string) (*Image, error) {
-	target, err := s.find(refOrID)
+	target, err := s.findOrRestore(ctx, refOrID)
 	if err != nil {
 		return nil, err
 	}
@@ -333,23 +369,20 @@ func (s *Store) Tag(ctx context.Context, refOrID, name string) (*Image, error) {
 	if _, byDigest := named.(reference.Digested); byDigest {
 		return nil, fmt.Errorf("refusing to create a tag with a digest reference: %q: %w", name, errdefs.ErrInvalidArgument)
 	}
+	if _, err := s.resolveAny(ctx, target); err != nil { // what cannot be used gets no further name
+		return nil, err
+	}
 	if err := s.setName(inNamespace(ctx), named.String(), target); err != nil {
 		return nil, err
 	}
-	return s.resolve(ctx, target, nil)
+	return s.resolveAny(ctx, target)
 }
 
 // Rootfs returns the image's layer directories for overlay's lowerdir, topmost first. Their content must not be changed.
 func (s *Store) Rootfs(_ context.Context, img *Image) ([]string, error) {
-	dirs := make([]string, 0, len(img.Layers))
-	for _, layer := range slices.Backward(img.Layers) {
-		if !s.layers.has(layer) {
-			return nil, fmt.Errorf("layer %s of image %s is not here: pull the image again: %w", layer, img.ID, errdefs.ErrNotFound)
-		}
-		dirs = append(dirs, s.layers.fs(layer))
-		if s.layers.opaque(layer) {
-			break
-		}
+	dirs, missing := s.layers.stack(img.Layers)
+	if missing != "" {
+		return nil, fmt.Errorf("layer %s of image %s is not here: pull the image again: %w", missing, img.ID, errdefs.ErrNotFound)
 	}
 	if len(dirs) == 0 {
 		return nil, errors.New("the image has no layers")

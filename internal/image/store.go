@@ -19,6 +19,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"go.etcd.io/bbolt"
+
+	"gantry/internal/image/toolbox"
 )
 
 // Store is the images of one engine. It is safe for concurrent use.
@@ -31,7 +33,10 @@ type Store struct {
 	names   images.Store
 	leases  leases.Manager
 	layers  *layers
+	ingests ingests
 	flights flights // one transfer a blob, however many pull it
+
+	embeddedArchive func() ([]byte, error) // toolbox.Archive, but in tests
 
 	// life is held by what decides by who needs what: naming, removing, holding, collecting. It is taken before mu.
 	life sync.Mutex
@@ -70,7 +75,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)
 	}
-	s := &Store{o: o, backend: blobs, index: map[string]images.Image{}, resolved: map[resolveKey]*Image{}, holds: map[string]*Image{}, pins: map[digest.Digest]int{}}
+	s := &Store{o: o, backend: blobs, embeddedArchive: toolbox.Archive, index: map[string]images.Image{}, resolved: map[resolveKey]*Image{}, holds: map[string]*Image{}, pins: map[digest.Digest]int{}}
 	if s.bolt, err = bbolt.Open(filepath.Join(o.Root, "metadata.db"), 0o600, &bbolt.Options{Timeout: time.Second}); err != nil {
 		return nil, fmt.Errorf("open image metadata: %w (is another engine using this root?)", err)
 	}
@@ -82,6 +87,7 @@ func Open(ctx context.Context, o Options) (_ *Store, err error) {
 	if err := s.db.Init(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("open image metadata: %w", err), s.bolt.Close())
 	}
+	s.ingests.dir = filepath.Join(o.Root, "content", "ingest")
 	s.content, s.names, s.leases = s.db.ContentStore(), metadata.NewImageStore(s.db), metadata.NewLeaseManager(s.db)
 	if err := s.recover(ctx); err != nil {
 		return nil, errors.Join(err, s.bolt.Close())
@@ -116,6 +122,31 @@ func (s *Store) recover(ctx context.Context) error {
 			return fmt.Errorf("drop unfinished transfer %s: %w", status.Ref, err)
 		}
 	}
+	s.ingests.sweep()
+	return s.dropUnknown(ctx)
+}
+
+// dropUnknown removes blobs that the metadata does not know: a process that was killed had put them in their places, and
+// not recorded them yet.
+func (s *Store) dropUnknown(ctx context.Context) error {
+	known, err := s.blobs(ctx)
+	if err != nil {
+		return fmt.Errorf("read blobs: %w", err)
+	}
+	var unknown []digest.Digest
+	if err := s.backend.Walk(ctx, func(info content.Info) error {
+		if _, found := known[info.Digest]; !found {
+			unknown = append(unknown, info.Digest)
+		}
+		return nil
+	}); err != nil && !errors.Is(err, os.ErrNotExist) { // there never was one
+		return fmt.Errorf("read blobs: %w", err)
+	}
+	for _, d := range unknown {
+		if err := s.backend.Delete(ctx, d); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("drop unknown blob %s: %w", d, err)
+		}
+	}
 	return nil
 }
 
@@ -125,6 +156,7 @@ func (s *Store) Close() error { return s.bolt.Close() }
 // leased makes everything that f stores safe from collection until it has returned.
 func (s *Store) leased(ctx context.Context, f func(ctx context.Context) error) (err error) {
 	ctx = inNamespace(ctx)
+	defer s.ingests.begin()(&err)
 	lease, err := s.leases.Create(ctx, leases.WithRandomID(), leases.WithExpiration(24*time.Hour))
 	if err != nil {
 		return fmt.Errorf("lease: %w", err)
@@ -140,8 +172,9 @@ func leaseOf(ctx context.Context) string {
 	return lease
 }
 
-// pin keeps layers, present or to come, from collection until unpin.
-func (s *Store) pin(layers []digest.Digest) (unpin func()) {
+// pin keeps the layers of an image, present or to come, from collection until unpin.
+func (s *Store) pin(ids []digest.Digest) (unpin func()) {
+	layers := append(chainsOf(ids), ids...) // whichever will be their keys
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range layers {

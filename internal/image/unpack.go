@@ -33,6 +33,12 @@ type unpacker struct {
 	buf       []byte
 
 	whiteouts, opaques bool // whether there are any
+
+	lower      *lower         // the layers below, or nil if they are not known yet
+	dependent  bool           // there are implied directories: what the layer is depends on those below
+	unresolved bool           // a hard link was left out, whose target may be found with the layers below
+	implied    []implied      // while the layers below are not known
+	impliedAt  map[uint64]int // by inode
 }
 
 // dirTime is a directory whose time is set at the end: what is put into it would change it.
@@ -49,7 +55,7 @@ func (u *unpacker) unpack(dir string, r io.Reader) error {
 	if err != nil {
 		return &os.PathError{Op: "open", Path: dir, Err: err}
 	}
-	u.root, u.parent, u.buf = root, -1, make([]byte, 256<<10)
+	u.root, u.parent, u.buf, u.impliedAt = root, -1, make([]byte, 256<<10), map[uint64]int{}
 	defer func() {
 		u.leave()
 		_ = unix.Close(root)
@@ -58,6 +64,9 @@ func (u *unpacker) unpack(dir string, r io.Reader) error {
 		header, err := t.Next()
 		if err == io.EOF {
 			return errors.Join(u.dropNeedless(dir), u.setTimes())
+		}
+		if errors.Is(err, tar.ErrHeader) || errors.Is(err, tar.ErrFieldTooLong) {
+			return fmt.Errorf("read tar: %w: %w", err, errdefs.ErrInvalidArgument)
 		}
 		if err != nil {
 			return fmt.Errorf("read tar: %w", err)
@@ -154,49 +163,13 @@ func (u *unpacker) open(dir string) (int, error) {
 	return inroot.Open(u.root, dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 }
 
-// openOrMake opens a directory, made as root's, 0755, with those above it: streams may leave them out.
+// openOrMake opens a directory, made with those above it where they are missing: streams may leave them out.
 func (u *unpacker) openOrMake(dir string) (int, error) {
-	fd, err := u.open(dir)
-	if err == unix.ENOENT || err == unix.ENOTDIR { // nothing, or a whiteout
-		if err := u.makeAll(dir); err != nil {
-			return -1, err
-		}
-		fd, err = u.open(dir)
+	fd, err := u.make(dir, maxLinks)
+	if errno, plain := err.(unix.Errno); plain {
+		return -1, &os.PathError{Op: "open", Path: dir, Err: errno}
 	}
-	if err != nil {
-		return -1, &os.PathError{Op: "open", Path: dir, Err: err}
-	}
-	return fd, nil
-}
-
-func (u *unpacker) makeAll(dir string) error {
-	parent := u.root
-	if above := path.Dir(dir); above != "." {
-		fd, err := u.openOrMake(above)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		parent = fd
-	}
-	if err := u.count(); err != nil {
-		return err
-	}
-	base := path.Base(dir)
-	err := unix.Mkdirat(parent, base, 0o755)
-	if err == unix.EEXIST {
-		if hidden, statErr := isWhiteout(parent, base); statErr != nil || !hidden {
-			return statErr
-		}
-		err = u.replaceByDir(parent, base, 0o755)
-	}
-	if err == nil {
-		err = unix.Fchmodat(parent, base, 0o755, 0) // whatever the umask is
-	}
-	if err != nil {
-		return &os.PathError{Op: "mkdir", Path: dir, Err: err}
-	}
-	return nil
+	return fd, err
 }
 
 func (u *unpacker) create(parent int, base, name string, h *tar.Header, content io.Reader) error {
@@ -267,19 +240,36 @@ func (u *unpacker) link(parent int, base, name string, h *tar.Header) error {
 	}
 	dir, file := path.Split(target)
 	from := u.root
-	if dir != "" {
-		if from, err = u.open(strings.TrimSuffix(dir, "/")); err != nil {
-			return fmt.Errorf("hard link to %q: %w", h.Linkname, err)
+	if dir = strings.TrimSuffix(dir, "/"); dir != "" {
+		if from, err = u.open(dir); err == unix.ENOENT && u.lower != nil { // perhaps by way of a link of the layers below
+			from, err = u.openOrMake(dir)
 		}
-		defer unix.Close(from)
+		if err == nil {
+			defer unix.Close(from)
+		}
+	}
+	if err == nil {
+		err = u.linkAt(from, file, parent, base)
+	}
+	if errors.Is(err, unix.ENOENT) && u.lower == nil {
+		u.dependent, u.unresolved = true, true
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("hard link to %q: %w", h.Linkname, err)
+	}
+	return nil
+}
+
+func (u *unpacker) linkAt(from int, file string, parent int, base string) error {
+	var st unix.Stat_t
+	if err := unix.Fstatat(from, file, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
 	}
 	if err := u.remove(parent, base); err != nil {
 		return err
 	}
-	if err := unix.Linkat(from, file, parent, base, 0); err != nil {
-		return fmt.Errorf("hard link to %q: %w", h.Linkname, err)
-	}
-	return nil
+	return unix.Linkat(from, file, parent, base, 0)
 }
 
 func (u *unpacker) file(parent int, base string, h *tar.Header, content io.Reader) error {
@@ -322,14 +312,25 @@ func (u *unpacker) describe(fd int, h *tar.Header, dir string) error {
 	if h.Typeflag != tar.TypeDir {
 		return setTime(fd, "", h.ModTime)
 	}
-	if u.names += int64(len(dir)); u.names > maxDirNames {
-		return fmt.Errorf("the names of the layer's directories have more than %d bytes: %w", maxDirNames, errdefs.ErrInvalidArgument)
+	if err := u.remember(dir); err != nil {
+		return err
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return fmt.Errorf("stat: %w", err)
 	}
+	if i, found := u.impliedAt[st.Ino]; found {
+		u.implied[i].described = true
+	}
 	u.times = append(u.times, dirTime{dir, st.Ino, h.ModTime})
+	return nil
+}
+
+// remember takes the bytes of a directory's name from what may be kept in memory.
+func (u *unpacker) remember(dir string) error {
+	if u.names += int64(len(dir)); u.names > maxDirNames {
+		return fmt.Errorf("the names of the layer's directories have more than %d bytes: %w", maxDirNames, errdefs.ErrInvalidArgument)
+	}
 	return nil
 }
 
@@ -373,7 +374,7 @@ func xattrs(h *tar.Header) map[string]string {
 	var list map[string]string
 	for key, value := range h.PAXRecords {
 		name, found := strings.CutPrefix(key, "SCHILY.xattr.")
-		if !found || strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.") {
+		if !found || ofOverlay(name) {
 			continue
 		}
 		if list == nil {
@@ -382,6 +383,10 @@ func xattrs(h *tar.Header) map[string]string {
 		list[name] = value
 	}
 	return list
+}
+
+func ofOverlay(name string) bool {
+	return strings.HasPrefix(name, "trusted.overlay.") || strings.HasPrefix(name, "user.overlay.")
 }
 
 // setTime sets the time of last change and access, to the nanosecond; with an empty name that of fd itself.

@@ -166,6 +166,7 @@ func TestForeignURLs(t *testing.T) {
 // TestRegistryErrors: the class of an error is what the registry answered, at whichever request it did.
 func TestRegistryErrors(t *testing.T) {
 	for code, is := range map[int]func(error) bool{
+		400: errdefs.IsInvalidArgument, 405: errdefs.IsInvalidArgument, 451: errdefs.IsInvalidArgument, 304: errdefs.IsUnavailable, 429: errdefs.IsUnavailable,
 		401: errdefs.IsUnauthorized, 403: errdefs.IsUnauthorized, 404: errdefs.IsNotFound,
 		500: errdefs.IsUnavailable, 502: errdefs.IsUnavailable, 503: errdefs.IsUnavailable,
 	} {
@@ -188,6 +189,90 @@ func TestRegistryErrors(t *testing.T) {
 					t.Errorf("manifest unknown: %v", err)
 				}
 			})
+		}
+	}
+}
+
+// TestWrongManifestAnswers: what a registry answers in place of a manifest is its fault, whether it is asked for a tag or a
+// digest, and is not called a missing image. A manifest without end is not read to its end.
+func TestWrongManifestAnswers(t *testing.T) {
+	endless := func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
+		for q.Method == http.MethodGet {
+			if _, err := w.Write(make([]byte, 1<<20)); err != nil {
+				return
+			}
+		}
+	}
+	sized := func(size, digest string) func(http.ResponseWriter, *http.Request) {
+		return func(w http.ResponseWriter, q *http.Request) {
+			w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
+			if digest != "" {
+				w.Header().Set("Docker-Content-Digest", digest)
+			}
+			w.Header().Set("Content-Length", size)
+		}
+	}
+	right := digest.FromString("x").String()
+	for name, c := range map[string]struct {
+		answer func(http.ResponseWriter, *http.Request)
+		says   string
+	}{
+		"huge":                      {sized("5000000", right), "a manifest of 5000000 bytes"},
+		"huge, without a digest":    {sized("5000000", ""), "a manifest of 5000000 bytes"},
+		"a little too big":          {sized("4194305", right), "a manifest of 4194305 bytes"},
+		"without end":               {endless, "more than 4194304 bytes"},
+		"a malformed digest":        {sized("100", "sha256:xyz"), "a digest that is not valid"},
+		"a digest as path":          {sized("100", "sha256:../../x"), "a digest that is not valid"},
+		"a digest that is no such":  {sized("100", "nonsense"), "a digest that is not valid"},
+		"a digest of another kind":  {sized("100", digest.SHA512.FromString("x").String()), "a digest that is not valid"},
+		"a digest, cut to one part": {sized("100", "sha256:"), "a digest that is not valid"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, r, s := context.Background(), newRegistry(t), newStore(t, Options{})
+			r.setHook(func(w http.ResponseWriter, q *http.Request) bool {
+				if strings.Contains(q.URL.Path, "/manifests/") {
+					c.answer(w, q)
+					return true
+				}
+				return false
+			})
+			for _, ref := range []string{":1", "@" + right} {
+				_, err := s.Pull(ctx, r.host()+"/app"+ref, PullOptions{})
+				if !errdefs.IsInvalidArgument(err) || errdefs.IsNotFound(err) || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "\x1b") {
+					t.Errorf("%s: want %q, got %v", ref, c.says, err)
+				}
+			}
+			nothingLeft(t, s)
+		})
+	}
+}
+
+// TestRegistryText: what a registry writes in its errors cannot do anything to a terminal.
+func TestRegistryText(t *testing.T) {
+	for _, part := range []string{"/manifests/", "/blobs/"} {
+		ctx, r, s := context.Background(), newRegistry(t), newStore(t, Options{})
+		r.tag("app:1", r.build(t, here, tarOf(t, file("a", "x"))))
+		r.setHook(func(w http.ResponseWriter, q *http.Request) bool {
+			if !strings.Contains(q.URL.Path, part) {
+				return false
+			}
+			if part == "/manifests/" && q.Method == http.MethodHead { // whose answer has no body
+				w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
+				return true
+			}
+			w.WriteHeader(http.StatusForbidden)
+			_, _ = w.Write([]byte(`{"errors":[{"code":"DENIED","message":"\u001b[2J\u001b]0;title\u0007 pay\nsudo: \u009b31m"}]}`))
+			return true
+		})
+		_, err := s.Pull(ctx, r.host()+"/app:1", PullOptions{})
+		if !errdefs.IsUnauthorized(err) || !strings.Contains(err.Error(), "pay sudo") {
+			t.Errorf("%s: %q", part, err)
+		}
+		for _, c := range fmt.Sprint(err) {
+			if c < ' ' || c >= 0x7f && c < 0xa0 {
+				t.Errorf("%s: %q has %q", part, err, c)
+			}
 		}
 	}
 }

@@ -64,7 +64,7 @@ type Backend interface {
 	ResizeExec(ctx context.Context, id string, height, width uint) error
 
 	PullImage(ctx context.Context, ref string, platform *ocispec.Platform, auth *images.Auth, progress func(images.Progress)) (*images.Image, error)
-	LoadImages(ctx context.Context, r io.Reader, progress func(images.Progress)) ([]*images.Image, error)
+	LoadImages(ctx context.Context, r io.Reader, progress func(images.Progress)) ([]images.Loaded, error)
 	ListImages(ctx context.Context, all bool, filters map[string]map[string]bool) ([]image.Summary, error)
 	InspectImage(ctx context.Context, ref string, platform *ocispec.Platform) (*image.InspectResponse, error)
 	HistoryImage(ctx context.Context, ref string, platform *ocispec.Platform) ([]image.HistoryResponseItem, error)

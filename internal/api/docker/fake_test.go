@@ -214,14 +214,15 @@ func (f *fake) PullImage(_ context.Context, ref string, p *ocispec.Platform, aut
 	return &images.Image{ID: pulled}, f.pullErr
 }
 
-func (f *fake) LoadImages(_ context.Context, r io.Reader, progress func(images.Progress)) ([]*images.Image, error) {
+func (f *fake) LoadImages(_ context.Context, r io.Reader, progress func(images.Progress)) ([]images.Loaded, error) {
 	if err := f.call("load"); err != nil {
 		return nil, err
 	}
 	progress(images.Progress{ID: "l1", Status: "Extracting", Current: 1, Total: 2})
 	data, err := io.ReadAll(r)
 	f.loaded = data
-	return []*images.Image{{ID: pulled, Names: []string{"docker.io/library/a:1"}}, {ID: pulled}}, err
+	named := &images.Image{ID: pulled, Names: []string{"docker.io/library/a:1", "docker.io/library/had:before"}}
+	return []images.Loaded{{Image: named, Loaded: []string{"docker.io/library/a:1"}}, {Image: &images.Image{ID: pulled}}}, err
 }
 
 func (f *fake) ListImages(_ context.Context, all bool, fl map[string]map[string]bool) ([]image.Summary, error) {

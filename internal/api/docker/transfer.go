@@ -16,6 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	images "gantry/internal/image"
+	"gantry/internal/printable"
 )
 
 // message is one line of a progress stream.
@@ -89,7 +90,8 @@ func (p *progressStream) finish(err error) error {
 	if err == nil || !p.w.started {
 		return err
 	}
-	p.write(message{Error: &jsonstream.Error{Message: err.Error()}, Reason: err.Error()})
+	text := printable.Text(err.Error())
+	p.write(message{Error: &jsonstream.Error{Message: text}, Reason: text})
 	if p.err != nil {
 		slog.Debug("the client did not wait for an error", "error", errors.Join(err, p.err))
 	}
@@ -241,13 +243,13 @@ func drain(w *response, r *http.Request) {
 	}
 }
 
-// loadedLines tells an image's names, or its ID if it has none.
-func loadedLines(img *images.Image) []string {
-	if len(img.Names) == 0 {
+// loadedLines tells the names that the archive gave an image, or its ID if it gave none.
+func loadedLines(img images.Loaded) []string {
+	if len(img.Loaded) == 0 {
 		return []string{"Loaded image ID: " + img.ID.String() + "\n"}
 	}
-	lines := make([]string, len(img.Names))
-	for i, name := range img.Names {
+	lines := make([]string, len(img.Loaded))
+	for i, name := range img.Loaded {
 		if ref, err := reference.ParseNormalizedNamed(name); err == nil {
 			name = reference.FamiliarString(ref)
 		}
