@@ -371,7 +371,7 @@ type writer struct {
 }
 
 func openToWrite(file string) (*writer, error) {
-	fd, err := unix.Open(file, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	fd, err := rawfile.RetryValue(func() (int, error) { return unix.Open(file, unix.O_WRONLY|unix.O_CLOEXEC, 0) })
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: file, Err: err}
 	}
@@ -379,16 +379,14 @@ func openToWrite(file string) (*writer, error) {
 }
 
 func (w *writer) write(value string) error {
-	for {
+	err := rawfile.Retry(func() error {
 		_, err := unix.Write(w.fd, []byte(value))
-		switch err {
-		case nil:
-			return nil
-		case unix.EINTR:
-		default:
-			return fmt.Errorf("write %q to %s: %w", value, w.path, err)
-		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("write %q to %s: %w", value, w.path, err)
 	}
+	return nil
 }
 
 func (w *writer) close() { _ = unix.Close(w.fd) }

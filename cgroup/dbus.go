@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"gantry/rawfile"
 )
 
 // The few words of D-Bus that systemd has to be told, spoken directly: a D-Bus library's initialization would cost every
@@ -93,7 +95,7 @@ func dialDBus(ctx context.Context, sockets []string) (*dbusConn, error) {
 		if err != nil {
 			return nil, fmt.Errorf("socket: %w", err)
 		}
-		if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		if err := rawfile.Retry(func() error { return unix.Connect(fd, &unix.SockaddrUnix{Name: path}) }); err != nil {
 			_ = unix.Close(fd)
 			errs = append(errs, fmt.Errorf("connect to %s: %w", path, err))
 			continue

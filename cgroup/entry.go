@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"gantry/rawfile"
 )
 
 // EntryBelow opens the entry of groups below the group, which must exist: below is a path relative to the group by v1
@@ -55,7 +57,7 @@ func (e *Entry) open(t hierarchy, dir string) error {
 	if t.v2 {
 		name, flags = dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC
 	}
-	fd, err := unix.Open(name, flags, 0)
+	fd, err := rawfile.RetryValue(func() (int, error) { return unix.Open(name, flags, 0) })
 	if err != nil {
 		return &os.PathError{Op: "open", Path: name, Err: err}
 	}

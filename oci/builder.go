@@ -71,7 +71,7 @@ func (b *builder) open(path string, flags int, name string) (spawn.FD, error) {
 	if b.dry {
 		return spawn.FD{Num: 0, Name: name}, nil
 	}
-	num, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
+	num, err := rawfile.RetryValue(func() (int, error) { return unix.Open(path, flags|unix.O_CLOEXEC, 0) })
 	if err != nil {
 		return spawn.FD{}, &os.PathError{Op: "open", Path: path, Err: err}
 	}

@@ -17,6 +17,7 @@ import (
 
 	"gantry/cgroup"
 	"gantry/oci/criu"
+	"gantry/rawfile"
 )
 
 // CheckpointOptions are those of Checkpoint and Restore; see criu(8) for their meaning.
@@ -345,7 +346,11 @@ func (j *criuJob) duringDump(script string, _ int, file *os.File) error {
 		_ = file.Close() // nothing to be done with it
 	}
 	if script == "status-ready" && j.o.StatusFD > 0 {
-		if _, err := unix.Write(j.o.StatusFD, []byte{0}); err != nil {
+		err := rawfile.Retry(func() error {
+			_, err := unix.Write(j.o.StatusFD, []byte{0})
+			return err
+		})
+		if err != nil {
 			return fmt.Errorf("tell that lazy pages are served: %w", err)
 		}
 		return unix.Close(j.o.StatusFD)

@@ -11,6 +11,7 @@ import (
 
 	"gantry/oci/plainjson"
 	"gantry/oci/seccomp"
+	"gantry/rawfile"
 	"gantry/spawn"
 )
 
@@ -102,7 +103,7 @@ func sendTo(path string, message []byte, f *os.File) error {
 		return fmt.Errorf("make a socket: %w", err)
 	}
 	defer unix.Close(socket)
-	if err := unix.Connect(socket, &unix.SockaddrUnix{Name: path}); err != nil {
+	if err := rawfile.Retry(func() error { return unix.Connect(socket, &unix.SockaddrUnix{Name: path}) }); err != nil {
 		return fmt.Errorf("failed to connect with seccomp agent %s: %w", path, err) // as runc says it
 	}
 	rights := unix.UnixRights(int(f.Fd()))

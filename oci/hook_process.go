@@ -11,6 +11,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"gantry/rawfile"
 	"gantry/spawn"
 )
 
@@ -64,7 +65,10 @@ func rest(r *os.File) []byte {
 	n := 0
 	if conn, err := r.SyscallConn(); err == nil && r.SetReadDeadline(time.Time{}) == nil {
 		_ = conn.Read(func(fd uintptr) bool {
-			n, _ = unix.Read(int(fd), buf)
+			_ = rawfile.Retry(func() (err error) { // of an error there is nothing to read
+				n, err = unix.Read(int(fd), buf)
+				return err
+			})
 			return true
 		})
 	}

@@ -263,18 +263,16 @@ func (c *Container) Start(ctx context.Context) error {
 
 // write tells the waiting process to go. If it has died, nobody reads and the open fails with ENXIO.
 func write(fifo string) error {
-	fd, err := unix.Open(fifo, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err == unix.ENXIO {
+	f, err := rawfile.Open(fifo, unix.O_WRONLY|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ENXIO) {
 		return errors.New("its process has died")
 	}
 	if err != nil {
-		return &os.PathError{Op: "open", Path: fifo, Err: err}
+		return err
 	}
-	defer unix.Close(fd)
-	if _, err := unix.Write(fd, []byte{0}); err != nil {
-		return &os.PathError{Op: "write", Path: fifo, Err: err}
-	}
-	return nil
+	defer f.Close()
+	_, err = f.Write([]byte{0})
+	return err
 }
 
 func (rec *record) hookState(status specs.ContainerState) specs.State {

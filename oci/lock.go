@@ -63,10 +63,7 @@ func (c *Container) begin() (unlock func(), err error) {
 
 // flock waits for the lock of an open file and returns how many names the file has by then: none if it was deleted.
 func flock(f *os.File) (links uint64, err error) {
-	for err = unix.EINTR; err == unix.EINTR; {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
-	}
-	if err != nil {
+	if err := rawfile.Retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX) }); err != nil {
 		return 0, fmt.Errorf("lock %s: %w", f.Name(), err)
 	}
 	var is unix.Stat_t
@@ -159,7 +156,7 @@ func (c *Container) unfinished() specs.ContainerState {
 		return specs.StateStopped
 	}
 	defer f.Close()
-	if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == unix.EWOULDBLOCK {
+	if rawfile.Retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) }) == unix.EWOULDBLOCK {
 		return specs.StateCreating
 	}
 	return specs.StateStopped

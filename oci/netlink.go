@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"gantry/rawfile"
 )
 
 // rtnetlink is a conversation with the kernel about the interfaces of one network namespace; see rtnetlink(7).
@@ -51,13 +53,19 @@ func (n *rtnetlink) request(kind, flags uint16, body []byte) ([][]byte, error) {
 	msg = binary.NativeEndian.AppendUint16(msg, flags|unix.NLM_F_REQUEST|unix.NLM_F_ACK)
 	msg = binary.NativeEndian.AppendUint32(msg, n.seq)
 	msg = binary.NativeEndian.AppendUint32(msg, 0)
-	if err := unix.Sendto(n.fd, append(msg, body...), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	msg = append(msg, body...)
+	if err := rawfile.Retry(func() error { return unix.Sendto(n.fd, msg, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}) }); err != nil {
 		return nil, err
 	}
 	var answers [][]byte
+	var size int
+	interrupted := false // the list changed while the kernel wrote it
 	buf := make([]byte, 64<<10)
 	for {
-		size, _, err := unix.Recvfrom(n.fd, buf, 0)
+		err := rawfile.Retry(func() (err error) {
+			size, _, err = unix.Recvfrom(n.fd, buf, 0)
+			return err
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -66,6 +74,7 @@ func (n *rtnetlink) request(kind, flags uint16, body []byte) ([][]byte, error) {
 			return nil, err
 		}
 		for _, m := range list {
+			interrupted = interrupted || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0
 			switch {
 			case m.Header.Seq != n.seq:
 			case m.Header.Type == unix.NLMSG_ERROR || m.Header.Type == unix.NLMSG_DONE:
@@ -74,6 +83,9 @@ func (n *rtnetlink) request(kind, flags uint16, body []byte) ([][]byte, error) {
 				}
 				if errno := int32(binary.NativeEndian.Uint32(m.Data)); errno < 0 {
 					return nil, unix.Errno(-errno)
+				}
+				if interrupted {
+					return n.request(kind, flags, body)
 				}
 				return answers, nil
 			default:

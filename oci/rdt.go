@@ -374,11 +374,11 @@ func lockResctrl(ctx context.Context, mount string) (unlock func(), err error) {
 		return nil, fmt.Errorf("linux.intelRdt: %w", err)
 	}
 	for end := time.Now().Add(patience); ; time.Sleep(pause) {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err = rawfile.Retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
 		if err == nil {
 			return func() { _ = f.Close() }, nil
 		}
-		if err != unix.EWOULDBLOCK && err != unix.EINTR || time.Now().After(end) || ctx.Err() != nil {
+		if err != unix.EWOULDBLOCK || time.Now().After(end) || ctx.Err() != nil {
 			return nil, errors.Join(fmt.Errorf("linux.intelRdt: lock %s: %w", mount, err), ctx.Err(), f.Close())
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/cgroup"
+	"gantry/rawfile"
 	"gantry/spawn"
 )
 
@@ -62,7 +63,7 @@ func (rec *record) end() error {
 	}
 	poll := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
-		if n, err := unix.Poll(poll, 1000); n > 0 || err != nil && err != unix.EINTR {
+		if n, err := rawfile.Poll(poll, 1000); n > 0 || err != nil {
 			return err
 		}
 	}

@@ -212,9 +212,8 @@ func (c *Container) status(rec *record) specs.ContainerState {
 // hasEnded tells whether a pidfd is readable: when all threads have ended. The state in /proc is the first thread's, which
 // is Z as soon as that one has ended, and while another thread calls execve.
 func hasEnded(pidfd int) bool {
-	poll := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-	n, err := unix.Poll(poll, 0)
-	return err == nil && n > 0
+	ended, err := rawfile.HasEnded(pidfd)
+	return err == nil && ended
 }
 
 // StatePaused is the status of a frozen container; the specification leaves the name to the runtimes.

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"gantry/rawfile"
 	"gantry/spawn"
 )
 
@@ -103,7 +104,11 @@ func (b *builder) sendTerminal(console func(*os.File) error) error {
 // receiveFile takes the file that has been sent over a socket.
 func receiveFile(socket int) (*os.File, error) {
 	rights := make([]byte, unix.CmsgSpace(4))
-	_, n, _, _, err := unix.Recvmsg(socket, nil, rights, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+	n := 0
+	err := rawfile.Retry(func() (err error) {
+		_, n, _, _, err = unix.Recvmsg(socket, nil, rights, unix.MSG_CMSG_CLOEXEC|unix.MSG_DONTWAIT)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -21,7 +21,7 @@ func makeUserNamespace(uids, gids []specs.LinuxIDMapping) (ns int, err error) {
 			return err
 		}
 		path := fmt.Sprintf("/proc/%d/ns/user", child.Pid)
-		if ns, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
+		if ns, err = rawfile.RetryValue(func() (int, error) { return unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0) }); err != nil {
 			return &os.PathError{Op: "open", Path: path, Err: err}
 		}
 		return nil

@@ -84,7 +84,9 @@ var mappedSelf = sync.OnceValues(func() (*selfMap, error) {
 		return nil, err
 	}
 	defer unix.Close(tree)
-	view, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", tree), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	view, err := rawfile.RetryValue(func() (int, error) {
+		return unix.Open(fmt.Sprintf("/proc/self/fd/%d", tree), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("seal this program: open its read-only view: %w", err)
 	}

@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"gantry/rawfile"
 )
 
 // Process is a child that a plan made.
@@ -161,7 +163,11 @@ func (p *Process) follow(plan *Plan, acks int) error {
 				return &StepError{Index: int(r.index), Name: step.Name, Err: err}
 			}
 		}
-		if _, err := unix.Write(acks, []byte{1}); err != nil {
+		err = rawfile.Retry(func() error {
+			_, err := unix.Write(acks, []byte{1})
+			return err
+		})
+		if err != nil {
 			return &StepError{Index: int(r.index), Name: step.Name, Err: errVanished}
 		}
 	}
@@ -225,15 +231,13 @@ func (p *Process) end() {
 // Reap waits for the end of a child, by its pidfd, and returns its wait status.
 func Reap(pidfd *os.File) (unix.WaitStatus, error) {
 	var info siginfo
-	for {
-		err := unix.Waitid(unix.P_PIDFD, int(pidfd.Fd()), (*unix.Siginfo)(unsafe.Pointer(&info)), unix.WEXITED, nil)
-		if err == nil {
-			return info.status(), nil
-		}
-		if err != unix.EINTR {
-			return 0, fmt.Errorf("wait for a process: %w", err)
-		}
+	err := rawfile.Retry(func() error {
+		return unix.Waitid(unix.P_PIDFD, int(pidfd.Fd()), (*unix.Siginfo)(unsafe.Pointer(&info)), unix.WEXITED, nil)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("wait for a process: %w", err)
 	}
+	return info.status(), nil
 }
 
 // siginfo is siginfo_t as waitid(2) fills it in, padded to its 128 bytes; the fields start at an 8-byte boundary.

@@ -4,6 +4,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"gantry/rawfile"
 )
 
 // unixSocket makes a socket of a kind (unix.SOCK_STREAM, …) that knows deadlines, and binds it to a path or connects it
@@ -13,9 +15,7 @@ func unixSocket(kind int, path string, attach func(fd int, at unix.Sockaddr) err
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	for err = unix.EINTR; err == unix.EINTR; {
-		err = attach(fd, &unix.SockaddrUnix{Name: path})
-	}
+	err = rawfile.Retry(func() error { return attach(fd, &unix.SockaddrUnix{Name: path}) })
 	if err == nil { // only now: else connect would not wait for its turn
 		err = unix.SetNonblock(fd, true)
 	}
@@ -34,8 +34,8 @@ func sendFile(socket *os.File, message string, f *os.File) error {
 	}
 	var sendErr error
 	err = raw.Write(func(fd uintptr) bool {
-		sendErr = unix.Sendmsg(int(fd), []byte(message), unix.UnixRights(int(f.Fd())), nil, 0)
-		return sendErr != unix.EAGAIN && sendErr != unix.EINTR
+		sendErr = rawfile.Retry(func() error { return unix.Sendmsg(int(fd), []byte(message), unix.UnixRights(int(f.Fd())), nil, 0) })
+		return sendErr != unix.EAGAIN
 	})
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"gantry/oci"
+	"gantry/rawfile"
 )
 
 // terminal is where a process's terminal goes: to the owner of a console socket, or to our own terminal. The zero
@@ -46,7 +47,7 @@ func ownTerminal() int {
 			return fd
 		}
 	}
-	if fd, err := unix.Open("/dev/tty", unix.O_RDWR|unix.O_CLOEXEC, 0); err == nil {
+	if fd, err := rawfile.RetryValue(func() (int, error) { return unix.Open("/dev/tty", unix.O_RDWR|unix.O_CLOEXEC, 0) }); err == nil {
 		return fd
 	}
 	return -1

@@ -22,6 +22,7 @@ import (
 	"gantry/internal/engine"
 	"gantry/internal/idle"
 	"gantry/internal/version"
+	"gantry/rawfile"
 )
 
 func main() {
@@ -104,7 +105,7 @@ func lockRun(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock the run directory: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := rawfile.Retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) }); err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("another gantryd is using %s (lock %s: %w)", dir, path, err)
 	}

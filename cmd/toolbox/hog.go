@@ -11,6 +11,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"gantry/rawfile"
 )
 
 // hog uses up what a limit should bound, to see it at work. What it got it holds for ever, or for SECONDS.
@@ -147,7 +149,10 @@ func hogFork(words []string) error {
 	}
 	for _, pid := range started {
 		_ = unix.Kill(pid, unix.SIGKILL)
-		_, _ = unix.Wait4(pid, nil, 0, nil)
+		_ = rawfile.Retry(func() error {
+			_, err := unix.Wait4(pid, nil, 0, nil)
+			return err
+		})
 	}
 	return nil
 }

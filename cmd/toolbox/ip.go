@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -57,13 +58,23 @@ func ip(args []string) error {
 	return help
 }
 
+// complete repeats a listing that was interrupted by a change (NLM_F_DUMP_INTR).
+func complete[T any](list func() ([]T, error)) (found []T, err error) {
+	for range 100 {
+		if found, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return found, err
+}
+
 // chosen returns the link that words name ("dev eth0" or "eth0"), or all.
 func chosen(words []string) ([]netlink.Link, error) {
 	if len(words) > 0 && words[0] == "dev" {
 		words = words[1:]
 	}
 	if len(words) == 0 {
-		return netlink.LinkList()
+		return complete(netlink.LinkList)
 	}
 	link, err := netlink.LinkByName(words[0])
 	if err != nil {
@@ -97,7 +108,7 @@ func showLinks(words []string, family int, addresses bool) error {
 		if !addresses {
 			continue
 		}
-		list, err := netlink.AddrList(link, family)
+		list, err := complete(func() ([]netlink.Addr, error) { return netlink.AddrList(link, family) })
 		if err != nil {
 			return err
 		}
@@ -163,7 +174,7 @@ func changeAddress(verb string, words []string) error {
 }
 
 func showRoutes(family int) error {
-	routes, err := netlink.RouteList(nil, family)
+	routes, err := complete(func() ([]netlink.Route, error) { return netlink.RouteList(nil, family) })
 	if err != nil {
 		return err
 	}
@@ -227,7 +238,7 @@ func changeRoute(verb string, words []string) error {
 }
 
 func showNeighbours(family int) error {
-	list, err := netlink.NeighList(0, family)
+	list, err := complete(func() ([]netlink.Neigh, error) { return netlink.NeighList(0, family) })
 	if err != nil {
 		return err
 	}

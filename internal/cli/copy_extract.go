@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"gantry/rawfile"
 )
 
 // extraction writes an archive that a container may have had its hands in below a directory. Every directory on the way
@@ -101,7 +103,9 @@ func (x *extraction) entry(h *tar.Header, content io.Reader, rename func(string)
 // parent opens the directory that a name is in, made where it is missing if create, and returns it with the last name.
 func (x *extraction) parent(name string, create bool) (dir int, base string, err error) {
 	names := strings.Split(name, "/")
-	dir, err = unix.Openat(int(x.root.Fd()), ".", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	dir, err = rawfile.RetryValue(func() (int, error) {
+		return unix.Openat(int(x.root.Fd()), ".", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	})
 	for _, next := range names[:len(names)-1] {
 		if err != nil {
 			return -1, "", err
@@ -111,7 +115,9 @@ func (x *extraction) parent(name string, create bool) (dir int, base string, err
 		}
 		child := -1
 		if err == nil {
-			child, err = unix.Openat(dir, next, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+			child, err = rawfile.RetryValue(func() (int, error) {
+				return unix.Openat(dir, next, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+			})
 		}
 		_ = unix.Close(dir)
 		dir = child
@@ -138,7 +144,9 @@ func makeWay(parent int, base string, isDir bool) error {
 }
 
 func extractFile(parent int, base string, content io.Reader) error {
-	fd, err := unix.Openat(parent, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := rawfile.RetryValue(func() (int, error) {
+		return unix.Openat(parent, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	})
 	if err != nil {
 		return err
 	}
@@ -171,7 +179,7 @@ func makeNode(parent int, base string, h *tar.Header) error {
 
 // attributes sets capabilities, mode (and the bits of also) and times of what was just made.
 func attributes(parent int, base string, h *tar.Header, also uint32) error {
-	fd, err := unix.Openat(parent, base, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := rawfile.RetryValue(func() (int, error) { return unix.Openat(parent, base, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0) })
 	if err != nil {
 		return err
 	}

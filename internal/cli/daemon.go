@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"gantry/rawfile"
 )
 
 // engineStartTimeout bounds the wait for a new engine's readiness: it restores its containers before it listens.
@@ -35,7 +37,7 @@ func (a *app) startEngine(ctx context.Context, socket string) error {
 		return fmt.Errorf("lock its start: %w", err)
 	}
 	defer func() { _ = lock.Close() }()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+	if err := rawfile.Retry(func() error { return unix.Flock(int(lock.Fd()), unix.LOCK_EX) }); err != nil {
 		return fmt.Errorf("lock its start: %w", err)
 	}
 	if conn, err := dialUnix(ctx, socket); err == nil {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/tarfs"
+	"gantry/rawfile"
 )
 
 // archiver writes trees of files to a tar archive. The files may change meanwhile, by whoever runs in the container:
@@ -78,7 +79,7 @@ func (a *archiver) children(fd int, name string) error {
 		return fmt.Errorf("list %s: %w", name, err)
 	}
 	for _, base := range names {
-		child, err := unix.Openat(fd, base, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		child, err := rawfile.RetryValue(func() (int, error) { return unix.Openat(fd, base, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0) })
 		if err == unix.ENOENT { // removed meanwhile
 			continue
 		}

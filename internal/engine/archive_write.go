@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/oci/inroot"
+	"gantry/rawfile"
 )
 
 // ExtractOptions are those of docker cp into a container.
@@ -184,7 +185,7 @@ func (x *extractor) entry(h *tar.Header, content io.Reader) error {
 	if h.Typeflag == tar.TypeLink {
 		return nil // what it links to has been described
 	}
-	fd, err := unix.Openat(parent, base, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := rawfile.RetryValue(func() (int, error) { return unix.Openat(parent, base, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0) })
 	if err != nil {
 		return err
 	}
@@ -197,7 +198,9 @@ func (x *extractor) entry(h *tar.Header, content io.Reader) error {
 
 // file writes a regular file, which is not there.
 func (x *extractor) file(parent int, base string, h *tar.Header, content io.Reader) error {
-	fd, err := unix.Openat(parent, base, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := rawfile.RetryValue(func() (int, error) {
+		return unix.Openat(parent, base, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	})
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/oci/inroot"
+	"gantry/rawfile"
 )
 
 // view of a container's files from outside. Every path in it is resolved by the kernel within its root (openat2,
@@ -55,12 +56,14 @@ func (c *Container) openRoot(ctx context.Context) (*rootView, error) {
 // liveRoot opens /proc/PID/root of a container's first process. The directory of /proc stays that of one process even
 // if its number is used again, and the cgroup tells that it is the container's.
 func liveRoot(pid int, id string) (int, error) {
-	proc, err := unix.Open(fmt.Sprintf("/proc/%d", pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	proc, err := rawfile.RetryValue(func() (int, error) {
+		return unix.Open(fmt.Sprintf("/proc/%d", pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	})
 	if err != nil {
 		return -1, &os.PathError{Op: "open", Path: fmt.Sprintf("/proc/%d", pid), Err: err}
 	}
 	defer unix.Close(proc)
-	fd, err := unix.Openat(proc, "cgroup", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := rawfile.RetryValue(func() (int, error) { return unix.Openat(proc, "cgroup", unix.O_RDONLY|unix.O_CLOEXEC, 0) })
 	if err != nil {
 		return -1, fmt.Errorf("read the cgroup of process %d: %w", pid, err)
 	}
@@ -71,7 +74,7 @@ func liveRoot(pid int, id string) (int, error) {
 	if err != nil || !strings.Contains(string(text[:n]), "/"+id) {
 		return -1, fmt.Errorf("process %d is not the container's any more%w", pid, noText{errdefs.ErrConflict})
 	}
-	return unix.Openat(proc, "root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	return rawfile.RetryValue(func() (int, error) { return unix.Openat(proc, "root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) })
 }
 
 // mountRoot mounts the root and the volumes of a container that does not run, in a mount namespace that exists until
@@ -175,7 +178,7 @@ func (c *Container) assemble(rec record, lower []string, points []mountPoint, wo
 	if err := unix.MoveMount(files, "", unix.AT_FDCWD, c.dir(), unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return -1, fmt.Errorf("attach the overlay: %w", err)
 	}
-	root, err := unix.Open(c.dir(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	root, err := rawfile.RetryValue(func() (int, error) { return unix.Open(c.dir(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) })
 	if err != nil {
 		return -1, &os.PathError{Op: "open", Path: c.dir(), Err: err}
 	}
@@ -244,7 +247,9 @@ func makeTarget(root int, name string, isDir bool) (int, error) {
 		return -1, err
 	}
 	defer unix.Close(parent)
-	return unix.Openat(parent, path.Base(name), unix.O_CREAT|unix.O_EXCL|unix.O_RDONLY|unix.O_CLOEXEC, 0o644)
+	return rawfile.RetryValue(func() (int, error) {
+		return unix.Openat(parent, path.Base(name), unix.O_CREAT|unix.O_EXCL|unix.O_RDONLY|unix.O_CLOEXEC, 0o644)
+	})
 }
 
 // makeDirs opens a directory in the root, made with its parents where it is missing.

@@ -15,6 +15,7 @@ import (
 	"gantry/oci/inroot"
 	"gantry/oci/overlay"
 	"gantry/oci/user"
+	"gantry/rawfile"
 )
 
 // identityQuery asks who a process runs as in a container that does not run.
@@ -96,7 +97,7 @@ func (q identityQuery) within(root int) (id identity, crossed bool, err error) {
 	for _, m := range q.mounts {
 		fd := -1
 		if m.Type == "bind" {
-			if fd, err = unix.Open(m.Source, unix.O_PATH|unix.O_CLOEXEC, 0); err != nil {
+			if fd, err = rawfile.RetryValue(func() (int, error) { return unix.Open(m.Source, unix.O_PATH|unix.O_CLOEXEC, 0) }); err != nil {
 				return identity{}, false, fmt.Errorf("open the source of the mount on %s: %w", m.Destination, &os.PathError{Op: "open", Path: m.Source, Err: err})
 			}
 			defer unix.Close(fd)
@@ -137,7 +138,7 @@ func withRoot(layers []string, f func(*os.File) error) error {
 // stack mounts layers read-only and detached and returns the mount's descriptor.
 func stack(layers []string) (int, error) {
 	if len(layers) == 1 { // overlay wants two
-		fd, err := unix.Open(layers[0], unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		fd, err := rawfile.RetryValue(func() (int, error) { return unix.Open(layers[0], unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) })
 		if err != nil {
 			return -1, fmt.Errorf("open layer %s: %w", layers[0], err)
 		}

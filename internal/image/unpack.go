@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/oci/inroot"
+	"gantry/rawfile"
 )
 
 // unpacker writes a layer's tar stream into a directory. The stream is hostile until proven otherwise: every name is
@@ -51,7 +52,7 @@ type dirTime struct {
 const maxDirNames = 128 << 20
 
 func (u *unpacker) unpack(dir string, r io.Reader) error {
-	root, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	root, err := rawfile.RetryValue(func() (int, error) { return unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) })
 	if err != nil {
 		return &os.PathError{Op: "open", Path: dir, Err: err}
 	}
@@ -221,7 +222,9 @@ func (u *unpacker) directory(parent int, base, name string, h *tar.Header) error
 	if err != nil {
 		return err
 	}
-	fd, err := unix.Openat(parent, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := rawfile.RetryValue(func() (int, error) {
+		return unix.Openat(parent, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	})
 	if err != nil {
 		return err
 	}
@@ -276,7 +279,9 @@ func (u *unpacker) file(parent int, base string, h *tar.Header, content io.Reade
 	if err := u.spend(h.Size); err != nil {
 		return err
 	}
-	fd, err := unix.Openat(parent, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := rawfile.RetryValue(func() (int, error) {
+		return unix.Openat(parent, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	})
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"gantry/rawfile"
 )
 
 const (
@@ -37,7 +39,9 @@ func (u *unpacker) whiteout(parent int, base string) error {
 	if err != unix.EEXIST {
 		return err
 	}
-	fd, err := unix.Openat(parent, hidden, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := rawfile.RetryValue(func() (int, error) {
+		return unix.Openat(parent, hidden, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	})
 	if err == unix.ENOTDIR || err == unix.ELOOP {
 		return nil // anything but a directory hides by being there
 	}
@@ -116,7 +120,9 @@ func (u *unpacker) replaceByDir(parent int, base string, mode uint32) error {
 	if err := unix.Mkdirat(parent, base, mode); err != nil {
 		return err
 	}
-	fd, err := unix.Openat(parent, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := rawfile.RetryValue(func() (int, error) {
+		return unix.Openat(parent, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	})
 	if err != nil {
 		return err
 	}

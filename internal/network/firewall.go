@@ -276,7 +276,10 @@ func forgetFlowsTo(ctx context.Context, port uint16) {
 
 func forgetFlows(ctx context.Context, filter *netlink.ConntrackFilter, err error) {
 	if err == nil {
-		_, err = netlink.ConntrackDeleteFilters(netlink.ConntrackTable, netlink.FAMILY_V4, filter)
+		_, err = list(func() ([]struct{}, error) { // again: a listing that was interrupted leaves some
+			_, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, netlink.FAMILY_V4, filter)
+			return nil, err
+		})
 	}
 	if err != nil {
 		log.G(ctx).WithError(err).Warn("old UDP flows are not forgotten")

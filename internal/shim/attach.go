@@ -13,6 +13,7 @@ import (
 
 	"gantry/internal/logs"
 	"gantry/internal/shim/client"
+	"gantry/rawfile"
 )
 
 // serveAttach answers the attach socket until it is closed.
@@ -117,7 +118,7 @@ func awaitHangup(conn *net.UnixConn) {
 	}
 	_ = raw.Read(func(fd uintptr) bool {
 		poll := []unix.PollFd{{Fd: int32(fd)}}
-		_, err := unix.Poll(poll, 0)
+		_, err := rawfile.Poll(poll, 0)
 		return err == nil && poll[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
 	})
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"gantry/rawfile"
 )
 
 // orphanAge is how long a dead child may be nobody's before it is reaped. Whoever made a child waits for it at once.
@@ -41,7 +43,11 @@ func (s *Server) reapOrphans(ctx context.Context) {
 				dead[pid] = true
 				continue
 			}
-			if _, err := unix.Wait4(pid, nil, unix.WNOHANG, nil); err != nil && err != unix.ECHILD {
+			err := rawfile.Retry(func() error {
+				_, err := unix.Wait4(pid, nil, unix.WNOHANG, nil)
+				return err
+			})
+			if err != nil && err != unix.ECHILD {
 				warn("reap an orphan", err)
 			}
 		}

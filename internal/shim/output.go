@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/logs"
+	"gantry/rawfile"
 )
 
 // output is one output of a process on its way. It has a goroutine, and a buffer only while there is something to copy.
@@ -61,12 +62,10 @@ func (o *output) read() (buf *[]byte, n int, err error) {
 	connErr := o.conn.Read(func(fd uintptr) bool {
 		o.mu.Lock()
 		b := buffers.Get().(*[]byte)
-		for {
+		_ = rawfile.Retry(func() error {
 			n, err = unix.Read(int(fd), (*b)[headerSize:])
-			if err != unix.EINTR {
-				break
-			}
-		}
+			return err
+		})
 		if err == unix.EAGAIN {
 			buffers.Put(b)
 			o.mu.Unlock()
@@ -149,7 +148,7 @@ func newFIFO(path string) (ours, theirs *os.File, err error) {
 	if ours, err = os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0); err != nil {
 		return nil, nil, errors.Join(err, os.Remove(path))
 	}
-	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0) // blocking, for the container
+	fd, err := rawfile.RetryValue(func() (int, error) { return unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0) }) // blocking, for the container
 	if err != nil {
 		return nil, nil, errors.Join(&os.PathError{Op: "open", Path: path, Err: err}, ours.Close(), os.Remove(path))
 	}
@@ -167,7 +166,7 @@ func newOutputPipe() (ours, theirs *os.File, err error) {
 		return nil, nil, errors.Join(os.NewSyscallError("fcntl", err), unix.Close(fds[0]))
 	}
 	path := fmt.Sprintf("/proc/self/fd/%d", fds[1])
-	both, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	both, err := rawfile.RetryValue(func() (int, error) { return unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0) })
 	if err != nil {
 		return nil, nil, errors.Join(&os.PathError{Op: "open", Path: path, Err: err}, unix.Close(fds[0]))
 	}

@@ -19,6 +19,7 @@ import (
 	"gantry/internal/logs"
 	"gantry/internal/shim/client"
 	"gantry/oci"
+	"gantry/rawfile"
 )
 
 // unknownStatus is the status of a process whose end nobody saw.
@@ -155,21 +156,21 @@ func (p *process) watch(pid int, pidfd *os.File, after func(status int)) error {
 // ended reaps a child that has ended; for another's child it asks the kernel for the status, which 6.15 and later tell.
 func ended(pid, pidfd int, status *int) bool {
 	var ws unix.WaitStatus
-	for {
-		n, err := unix.Wait4(pid, &ws, unix.WNOHANG, nil)
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err == unix.ECHILD:
-			return foreignEnded(pid, pidfd, status)
-		case err != nil:
-			return true
-		case n == 0:
-			return false
-		}
-		*status = exitStatus(ws)
+	n := 0
+	err := rawfile.Retry(func() (err error) {
+		n, err = unix.Wait4(pid, &ws, unix.WNOHANG, nil)
+		return err
+	})
+	switch {
+	case err == unix.ECHILD:
+		return foreignEnded(pid, pidfd, status)
+	case err != nil:
 		return true
+	case n == 0:
+		return false
 	}
+	*status = exitStatus(ws)
+	return true
 }
 
 func exitStatus(ws unix.WaitStatus) int {
@@ -182,8 +183,7 @@ func exitStatus(ws unix.WaitStatus) int {
 // foreignEnded learns the status of another's child: of a zombie from its stat, of one that its parent has reaped from
 // the pidfd, if the kernel keeps it (PIDFD_INFO_EXIT, Linux 6.15).
 func foreignEnded(pid, pidfd int, status *int) bool {
-	poll := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-	if n, err := unix.Poll(poll, 0); err == nil && n == 0 {
+	if over, err := rawfile.HasEnded(pidfd); err == nil && !over {
 		return false
 	}
 	if ws, ok := zombieStatus(pid); ok && unix.PidfdSendSignal(pidfd, 0, nil, 0) == nil { // still the same one

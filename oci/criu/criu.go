@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"gantry/rawfile"
 )
 
 // Kind is what is asked of criu.
@@ -169,7 +171,11 @@ func (r *Request) encode() []byte {
 // read reads one message, and passes on what it tells of.
 func (r *Request) read(conn *os.File) (Kind, *Answer, error) {
 	buf, oob := make([]byte, 64<<10), make([]byte, unix.CmsgSpace(4*16))
-	n, oobn, flags, _, err := unix.Recvmsg(int(conn.Fd()), buf, oob, unix.MSG_CMSG_CLOEXEC)
+	var n, oobn, flags int
+	err := rawfile.Retry(func() (err error) {
+		n, oobn, flags, _, err = unix.Recvmsg(int(conn.Fd()), buf, oob, unix.MSG_CMSG_CLOEXEC)
+		return err
+	})
 	file := received(oob[:oobn])
 	taken := false
 	defer func() {

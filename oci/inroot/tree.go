@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"gantry/rawfile"
 )
 
 // Tree is a root directory with mounts in it that nobody has made yet. It finds files as a process will find them once the
@@ -209,7 +211,7 @@ func (t *Tree) step(w *walker, part string) (p place, target string, err error) 
 
 func openPart(dir int, part string) (int, error) {
 	for {
-		fd, err := unix.Openat(dir, part, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		fd, err := rawfile.RetryValue(func() (int, error) { return unix.Openat(dir, part, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0) })
 		if err != unix.EINTR {
 			return fd, err
 		}

@@ -28,6 +28,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/oci/internal/osthread"
+	"gantry/rawfile"
 	"gantry/spawn"
 )
 
@@ -336,7 +337,7 @@ func run(steps []spawn.Step) (int, error) {
 // explain adds what the file system itself says about a failure; see fsopen(2), "message retrieval".
 func explain(context int, err error) error {
 	var text [256]byte
-	n, readErr := unix.Read(context, text[:])
+	n, readErr := rawfile.RetryValue(func() (int, error) { return unix.Read(context, text[:]) })
 	if readErr != nil || n <= 2 {
 		return err
 	}

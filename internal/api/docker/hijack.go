@@ -17,6 +17,7 @@ import (
 
 	"gantry/internal/detach"
 	"gantry/internal/engine"
+	"gantry/rawfile"
 )
 
 // streamMedia is the type of a container's output on the wire. Before 1.42 frames went by the raw stream's name.
@@ -122,8 +123,8 @@ func gone(conn net.Conn) bool {
 	hungUp := false
 	err = raw.Read(func(fd uintptr) bool {
 		p := []unix.PollFd{{Fd: int32(fd)}}
-		if n, err := unix.Poll(p, 0); err != nil || n == 0 {
-			return err != nil && err != unix.EINTR
+		if n, err := rawfile.Poll(p, 0); err != nil || n == 0 {
+			return err != nil
 		}
 		hungUp = p[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0
 		return hungUp || p[0].Revents&unix.POLLNVAL != 0

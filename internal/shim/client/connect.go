@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"gantry/rawfile"
 )
 
 // Ready is what a supervisor writes to its -ready-fd when its sockets answer; anything else is its error.
@@ -46,11 +48,11 @@ func Lock(ctx context.Context, dir string) (*os.File, error) {
 		return nil, fmt.Errorf("lock the supervisor's directory: %w", err)
 	}
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := rawfile.Retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
 		if err == nil {
 			return f, nil
 		}
-		if err != unix.EWOULDBLOCK && err != unix.EINTR {
+		if err != unix.EWOULDBLOCK {
 			_ = f.Close()
 			return nil, fmt.Errorf("lock the supervisor's directory %s: %w", dir, err)
 		}
