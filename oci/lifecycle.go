@@ -233,6 +233,9 @@ func (c *Container) Start(ctx context.Context) error {
 		return err
 	}
 	if status := c.status(rec); status != specs.StateCreated {
+		if status == specs.StateRunning {
+			return fmt.Errorf("start container %s: it is %s, not created: %w", c.ID, status, ErrStarted)
+		}
 		err := fmt.Errorf("start container %s: it is %s, not created", c.ID, status)
 		if group, openErr := rec.group(); openErr == nil && status == specs.StateStopped {
 			return blameMemory(group, err)
@@ -244,6 +247,9 @@ func (c *Container) Start(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("start container %s: %w", c.ID, err), c.destroy(context.WithoutCancel(ctx), rec))
 	}
 	if err := write(c.fifo()); err != nil {
+		if c.status(rec) == specs.StateRunning { // told by a start that was killed
+			return errors.Join(fmt.Errorf("start container %s: %w", c.ID, ErrStarted), os.Remove(c.fifo()))
+		}
 		return fmt.Errorf("start container %s: %w", c.ID, err)
 	}
 	if err := os.Remove(c.fifo()); err != nil {
@@ -282,6 +288,9 @@ func (rec *record) hookState(status specs.ContainerState) specs.State {
 	}
 	return s
 }
+
+// ErrStarted is wrapped by the error of a start whose program has been executed before.
+var ErrStarted = errors.New("it has been started")
 
 // ErrNotRunning is wrapped by errors of what needs a living process.
 var ErrNotRunning = errors.New("container not running")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -127,6 +128,22 @@ func (c *Container) remove() error {
 		return err
 	}
 	return nil
+}
+
+// RemoveLeftovers removes what is left of containers whose deletion was killed at its very end. Nobody else may be
+// deleting containers meanwhile.
+func (r *Runtime) RemoveLeftovers() error {
+	entries, err := os.ReadDir(r.Root)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	errs := []error{err}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "~") {
+			errs = append(errs, os.RemoveAll(filepath.Join(r.Root, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // removeState removes a container's directory. What is in it is known, but for what a killed create or start has left.

@@ -198,7 +198,7 @@ func (c *Container) status(rec *record) specs.ContainerState {
 	if hasEnded(pidfd) {
 		return specs.StateStopped
 	}
-	if unix.Access(c.fifo(), unix.F_OK) == nil {
+	if c.waits() {
 		return specs.StateCreated
 	}
 	if g, err := rec.group(); err == nil {
@@ -207,6 +207,17 @@ func (c *Container) status(rec *record) specs.ContainerState {
 		}
 	}
 	return specs.StateRunning
+}
+
+// waits tells whether the process still waits to be started: it holds the FIFO open until it executes its program. A start
+// that was killed may have left the FIFO's name.
+func (c *Container) waits() bool {
+	f, err := rawfile.Open(c.fifo(), unix.O_WRONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ENXIO)
+	}
+	_ = f.Close()
+	return true
 }
 
 // hasEnded tells whether a pidfd is readable: when all threads have ended. The state in /proc is the first thread's, which
@@ -230,6 +241,12 @@ func (c *Container) State() (*specs.State, error) {
 		s.Pid = rec.Pid
 	}
 	return s, nil
+}
+
+// Complete tells whether Create got to its end. Otherwise it is under way or was killed; then only Delete is of use.
+func (c *Container) Complete() bool {
+	rec, err := c.load()
+	return err == nil && rec.Pid != 0
 }
 
 // Created is when Create returned.

@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -94,11 +95,15 @@ func serve(config shim.Config, readyFD int) error {
 	starter := os.NewFile(uintptr(readyFD), "starter")
 	err := shim.Serve(context.Background(), config, func() error {
 		_, err := starter.WriteString(client.Ready)
-		if closeErr := starter.Close(); err == nil {
-			err = closeErr
+		if errors.Is(err, unix.EPIPE) { // the starter was killed: another one comes
+			err = nil
 		}
-		return err
+		return errors.Join(err, starter.Close())
 	})
+	if errors.Is(err, shim.ErrTaken) {
+		_, _ = starter.WriteString(client.Taken)
+		return nil
+	}
 	if err != nil {
 		_, _ = fmt.Fprintln(starter, err) // closed if it was ready
 	}

@@ -95,6 +95,9 @@ func trimming(next http.Handler) http.Handler {
 	})
 }
 
+// lockPatience is how long an engine waits for another one to be gone.
+const lockPatience = time.Second
+
 // lockRun makes this the only engine of a run directory; the lock ends with the process.
 func lockRun(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o711); err != nil {
@@ -105,7 +108,15 @@ func lockRun(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock the run directory: %w", err)
 	}
-	if err := rawfile.Retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) }); err != nil {
+	take := func() error {
+		return rawfile.Retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+	}
+	err = take()
+	// An engine that was killed while it started the supervisor leaves the lock to that process until it executes its program.
+	for end := time.Now().Add(lockPatience); err == unix.EWOULDBLOCK && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		err = take()
+	}
+	if err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("another gantryd is using %s (lock %s: %w)", dir, path, err)
 	}

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"time"
 
-	task "github.com/containerd/containerd/api/runtime/task/v3"
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
 
@@ -59,6 +58,9 @@ func (c *Container) adopt(ctx context.Context) {
 	}
 	text, err := os.ReadFile(filepath.Join(c.runDir(), "run.json"))
 	if err != nil {
+		if _, err := os.Stat(c.runDir()); err == nil { // the start was not finished
+			c.forgetRun(ctx)
+		}
 		return
 	}
 	r := &run{ended: make(chan struct{})}
@@ -70,9 +72,13 @@ func (c *Container) adopt(ctx context.Context) {
 		c.forgetRun(ctx)
 		return
 	}
+	state, err := c.engine.taskState(ctx, c.ID)
+	if err == nil && state == tasktypes.Status_CREATED { // the engine died between create and start: nothing has run
+		c.forgetRun(ctx)
+		return
+	}
 	c.run, c.phase = r, phaseRunning
 	c.record.Last.Started, c.record.Last.Restarts = r.Started, r.Restarts
-	state, err := c.taskState(ctx)
 	switch {
 	case errdefs.IsNotFound(err): // the supervisor is a new one: watch records the unknown end
 	case err != nil:
@@ -85,28 +91,9 @@ func (c *Container) adopt(ctx context.Context) {
 // forgetRun finishes what an engine left that was killed between the record of a run's end and the end of cleaning up.
 // The supervisor may know no more of that run: asking it would replace the exit code by an unknown one.
 func (c *Container) forgetRun(ctx context.Context) {
-	shim, err := c.engine.supervisor(ctx)
-	if err == nil {
-		err = deleteTask(ctx, shim, c.ID)
-	}
-	if err = errors.Join(err, os.RemoveAll(c.runDir())); err != nil {
+	if err := c.clearTask(ctx); err != nil {
 		c.engine.log.Error("clean up after a container", "container", c.ID, "error", err)
 	}
-}
-
-func (c *Container) taskState(ctx context.Context) (tasktypes.Status, error) {
-	shim, err := c.engine.supervisor(ctx)
-	if err != nil {
-		return 0, err
-	}
-	response, err := shim.Task.State(ctx, &task.StateRequest{ID: c.ID})
-	if err != nil {
-		return 0, native(err)
-	}
-	if response.Status == tasktypes.Status_CREATED { // the engine died between create and start
-		return response.Status, deleteTask(ctx, shim, c.ID)
-	}
-	return response.Status, nil
 }
 
 // resume goes on with what was under way: it watches running processes, and starts what the restart policy wants.
@@ -144,12 +131,9 @@ func (e *Engine) sweep(ctx context.Context) {
 		return ids
 	}
 	for _, id := range unknown(filepath.Join(e.o.Run, "bundles")) {
-		shim, err := e.supervisor(ctx)
-		if err == nil {
-			err = deleteTask(ctx, shim, id)
-		}
-		errs = append(errs, err, os.RemoveAll(filepath.Join(e.o.Run, "bundles", id)))
+		errs = append(errs, e.deleteTask(ctx, id), os.RemoveAll(filepath.Join(e.o.Run, "bundles", id)))
 	}
+	errs = append(errs, e.sweepTasks(ctx))
 	for _, id := range unknown(filepath.Join(e.o.Root, "containers")) {
 		errs = append(errs, e.trash.remove(filepath.Join(e.o.Root, "containers", id)))
 	}

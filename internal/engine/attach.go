@@ -33,8 +33,8 @@ func newAttachment(r client.AttachRequest) *attachment {
 }
 
 // open connects the stream. A stream that its user has closed in the meantime stays closed.
-func (a *attachment) open(ctx context.Context, shim *client.Shim) error {
-	conn, err := shim.Attach(ctx, a.request)
+func (a *attachment) open(ctx context.Context, e *Engine) error {
+	conn, err := e.attachTo(ctx, a.request)
 	if err != nil {
 		return fmt.Errorf("attach to container %s: %w", a.request.ID, err)
 	}
@@ -121,11 +121,7 @@ func (e *Engine) AttachContainer(ctx context.Context, id string, o AttachOptions
 	}
 	a := newAttachment(client.AttachRequest{ID: c.ID, Stdin: o.Stdin && v.record.Config.OpenStdin, Stdout: o.Stdout, Stderr: o.Stderr})
 	if v.phase.alive() {
-		shim, err := e.supervisor(ctx)
-		if err != nil {
-			return nil, false, err
-		}
-		if err := a.open(ctx, shim); err != nil {
+		if err := a.open(ctx, e); err != nil {
 			return nil, false, err
 		}
 	} else {
@@ -143,14 +139,14 @@ func (e *Engine) AttachContainer(ctx context.Context, id string, o AttachOptions
 }
 
 // attachPending connects those who attached before the start, so that they miss nothing.
-func (c *Container) attachPending(ctx context.Context, shim *client.Shim) error {
+func (c *Container) attachPending(ctx context.Context) error {
 	c.mu.Lock()
 	pending := c.pending
 	c.pending = nil
 	c.mu.Unlock()
 	var errs []error
 	for _, a := range pending {
-		if err := a.open(ctx, shim); err != nil {
+		if err := a.open(ctx, c.engine); err != nil {
 			a.fail(err)
 			errs = append(errs, err)
 		}
@@ -214,12 +210,11 @@ func (e *Engine) ResizeContainer(ctx context.Context, id string, height, width u
 }
 
 func (e *Engine) resize(ctx context.Context, id, exec string, height, width uint) error {
-	shim, err := e.supervisor(ctx)
-	if err != nil {
+	err := e.call(ctx, func(shim *client.Shim) error {
+		_, err := shim.Task.ResizePty(ctx, &task.ResizePtyRequest{ID: id, ExecID: exec, Height: uint32(height), Width: uint32(width)})
 		return err
-	}
-	_, err = shim.Task.ResizePty(ctx, &task.ResizePtyRequest{ID: id, ExecID: exec, Height: uint32(height), Width: uint32(width)})
-	if err = native(err); err != nil {
+	})
+	if err != nil {
 		return fmt.Errorf("resize the terminal of container %s: %w", id, err)
 	}
 	return nil

@@ -173,34 +173,6 @@ func Teardown(ctx context.Context, o Options) error {
 // Started is when the engine was opened.
 func (e *Engine) Started() time.Time { return e.started }
 
-// supervisor returns a live connection to the supervisor, starting one if there is none.
-func (e *Engine) supervisor(ctx context.Context) (*client.Shim, error) {
-	e.shimMu.Lock()
-	defer e.shimMu.Unlock()
-	if e.shim != nil {
-		select {
-		case <-e.shim.Closed():
-			e.shim = nil
-		default:
-			return e.shim, nil
-		}
-	}
-	if e.ctx.Err() != nil {
-		return nil, fmt.Errorf("the engine is closing: %w", e.ctx.Err())
-	}
-	shim, _, err := client.Connect(ctx, client.Options{
-		Binary:    e.o.Shim,
-		Namespace: "gantry",
-		Dir:       filepath.Join(e.o.Run, "shim"),
-		Runtime:   filepath.Join(e.o.Run, "runtime"),
-	})
-	if err != nil {
-		return nil, fmt.Errorf("reach the supervisor: %w", err)
-	}
-	e.shim = shim
-	return shim, nil
-}
-
 // loadID reads the installation's identity, made at the first start.
 func (e *Engine) loadID(ctx context.Context) error {
 	err := e.store.Each(bucketMeta, func(key string, value []byte) error {

@@ -21,6 +21,9 @@ func (t *told) Unwrap() error { return t.class }
 
 // native gives an error of the supervisor its class back. Its text is said once, not once for each error that it wraps.
 func native(err error) error {
+	if _, answered := rpc.FromError(err); !answered {
+		return err // not an answer: of the connection, or native already
+	}
 	class := errgrpc.ToNative(err)
 	if s, ok := rpc.FromError(err); ok && class != nil {
 		return &told{s.Message(), class}

@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"errors"
-	"os"
 	"slices"
 	"strconv"
 	"time"
@@ -117,11 +116,7 @@ func (c *Container) ended(ctx context.Context, r *run, last lastRun) {
 
 // cleanRun deletes the task and what stands in the run directory, and gives the address back.
 func (c *Container) cleanRun(ctx context.Context, r *run) error {
-	shim, err := c.engine.supervisor(ctx)
-	if err == nil {
-		err = deleteTask(ctx, shim, c.ID)
-	}
-	return errors.Join(err, c.disconnect(ctx, r.Endpoint), os.RemoveAll(c.runDir()))
+	return errors.Join(c.clearTask(ctx), c.disconnect(ctx, r.Endpoint))
 }
 
 // waiter waits for a condition of a container.

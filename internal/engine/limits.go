@@ -12,6 +12,8 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"gantry/internal/shim/client"
 )
 
 // resourcesAny is the type that shims know a runtime specification's limits by.
@@ -98,12 +100,11 @@ func (c *Container) applyLimits(ctx context.Context, host *container.HostConfig)
 	if err != nil {
 		return err
 	}
-	shim, err := c.engine.supervisor(ctx)
-	if err != nil {
+	err = c.engine.call(ctx, func(shim *client.Shim) error {
+		_, err := shim.Task.Update(ctx, &task.UpdateTaskRequest{ID: c.ID, Resources: &anypb.Any{TypeUrl: resourcesAny, Value: value}})
 		return err
-	}
-	_, err = shim.Task.Update(ctx, &task.UpdateTaskRequest{ID: c.ID, Resources: &anypb.Any{TypeUrl: resourcesAny, Value: value}})
-	if err = native(err); err != nil {
+	})
+	if err != nil {
 		return fmt.Errorf("update container %s: %w%w", c.ID, err, noText{refusalOf(err)})
 	}
 	return nil

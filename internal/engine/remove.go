@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 
@@ -71,6 +72,13 @@ func (c *Container) stopNow(ctx context.Context) error {
 func (c *Container) remove(ctx context.Context, r *run, volumes bool) error {
 	e := c.engine
 	c.retries.cancel()
+	if r == nil { // nothing of a start that failed may stay when nobody knows the container any more
+		if _, err := os.Stat(c.runDir()); err == nil {
+			if err := c.clearTask(context.WithoutCancel(ctx)); err != nil {
+				return fmt.Errorf("remove container %s: %w", c.ID, err)
+			}
+		}
+	}
 	c.mu.Lock()
 	c.phase = phaseRemoving
 	code, name := c.record.Last.ExitCode, c.record.Name

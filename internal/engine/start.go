@@ -3,7 +3,6 @@ package engine
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -20,7 +19,6 @@ import (
 
 	"gantry/internal/image"
 	"gantry/internal/network"
-	"gantry/internal/shim/client"
 	"gantry/oci/overlay"
 )
 
@@ -144,11 +142,7 @@ func (c *Container) launch(ctx context.Context) (r *run, err error) {
 	}
 	undo = append(undo, func() error { return c.disconnect(cleanup, endpoint) })
 
-	undo = append(undo, func() error { return os.RemoveAll(c.runDir()) })
-	rootfs, err := c.prepareRootfs(rec, lower)
-	if err != nil {
-		return nil, fmt.Errorf("prepare the root of container %s: %w", rec.Name, err)
-	}
+	undo = append(undo, func() error { return c.clearTask(cleanup) })
 	s, err := c.startValues(rec, img, lower, endpoint)
 	if err != nil {
 		return nil, err
@@ -156,15 +150,10 @@ func (c *Container) launch(ctx context.Context) (r *run, err error) {
 	if err := c.writeBundle(rec, s); err != nil {
 		return nil, fmt.Errorf("write the bundle of container %s: %w", rec.Name, err)
 	}
-	shim, err := e.supervisor(ctx)
-	if err != nil {
-		return nil, err
-	}
-	created, err := c.createTask(ctx, shim, rec, rootfs)
+	created, err := c.createTask(ctx, rec, lower)
 	if err != nil {
 		return nil, startFailure("create task for container", err)
 	}
-	undo = append(undo, func() error { return deleteTask(cleanup, shim, c.ID) })
 	if endpoint != nil {
 		e.net.Joined(endpoint)
 	}
@@ -172,10 +161,10 @@ func (c *Container) launch(ctx context.Context) (r *run, err error) {
 	if err := c.writeRun(r); err != nil {
 		return nil, fmt.Errorf("record the start of container %s: %w", rec.Name, err)
 	}
-	if err := c.attachPending(ctx, shim); err != nil {
+	if err := c.attachPending(ctx); err != nil {
 		return nil, err
 	}
-	if _, err := shim.Task.Start(ctx, &task.StartRequest{ID: c.ID}); err != nil {
+	if err := e.startTask(ctx, c.ID); err != nil {
 		return nil, startFailure("start container", err)
 	}
 	return r, nil
@@ -300,12 +289,14 @@ func (c *Container) writeRun(r *run) error {
 	return os.Rename(path+".new", path)
 }
 
-func (c *Container) createTask(ctx context.Context, shim *client.Shim, rec record, rootfs *types.Mount) (*task.CreateTaskResponse, error) {
+// createTask makes the container's process up to where its program would be executed. A supervisor that dies on the way
+// has made at most a process that the next one finds: that one goes, and another is made.
+func (c *Container) createTask(ctx context.Context, rec record, lower []string) (*task.CreateTaskResponse, error) {
 	out, err := c.outputURI(rec)
 	if err != nil {
 		return nil, err
 	}
-	request := &task.CreateTaskRequest{ID: c.ID, Bundle: c.runDir(), Rootfs: []*types.Mount{rootfs}, Terminal: rec.Config.Tty, Stdout: out}
+	request := &task.CreateTaskRequest{ID: c.ID, Bundle: c.runDir(), Terminal: rec.Config.Tty, Stdout: out}
 	if !rec.Config.Tty {
 		request.Stderr = out
 	}
@@ -315,32 +306,41 @@ func (c *Container) createTask(ctx context.Context, shim *client.Shim, rec recor
 			request.Stdin = "attach:?once"
 		}
 	}
-	response, err := shim.Task.Create(ctx, request)
-	if err != nil && errdefs.IsAlreadyExists(native(err)) {
-		// An engine that died between the exit and its record left the task.
-		if err := deleteTask(ctx, shim, c.ID); err != nil {
+	for attempt := 1; ; attempt++ {
+		rootfs, err := c.prepareRootfs(rec, lower)
+		if err != nil {
+			return nil, fmt.Errorf("prepare the root of container %s: %w", rec.Name, err)
+		}
+		request.Rootfs = []*types.Mount{rootfs}
+		shim, err := c.engine.supervisor(ctx)
+		if err != nil {
 			return nil, err
 		}
-		return shim.Task.Create(ctx, request)
-	}
-	return response, err
-}
-
-// deleteTask kills what is left of a task and deletes it.
-func deleteTask(ctx context.Context, shim *client.Shim, id string) error {
-	_, err := shim.Task.Delete(ctx, &task.DeleteRequest{ID: id})
-	if errdefs.IsFailedPrecondition(native(err)) {
-		_, killErr := shim.Task.Kill(ctx, &task.KillRequest{ID: id, Signal: 9, All: true})
-		_, waitErr := shim.Task.Wait(ctx, &task.WaitRequest{ID: id})
-		_, err = shim.Task.Delete(ctx, &task.DeleteRequest{ID: id})
-		if err != nil {
-			err = errors.Join(err, killErr, waitErr)
+		response, err := shim.Task.Create(ctx, request)
+		switch {
+		case err == nil:
+			return response, nil
+		case attempt == maxSupervisors:
+			return nil, native(err)
+		case lost(ctx, err):
+			awaitLoss(ctx, shim)
+		case !errdefs.IsAlreadyExists(native(err)):
+			return nil, native(err)
+		}
+		// The task of a supervisor that died, or of an engine that died between an exit and its record.
+		if err := c.engine.deleteTask(ctx, c.ID); err != nil {
+			return nil, err
 		}
 	}
-	if err != nil && !errdefs.IsNotFound(native(err)) {
-		return fmt.Errorf("delete the task of container %s: %w", id, native(err))
+}
+
+// clearTask deletes what there is of an unfinished or earlier run: its task, then its run directory, which tells others
+// that there may be a task.
+func (c *Container) clearTask(ctx context.Context) error {
+	if err := c.engine.deleteTask(ctx, c.ID); err != nil {
+		return err
 	}
-	return nil
+	return os.RemoveAll(c.runDir())
 }
 
 // outputURI tells the supervisor where output goes: to the log, or to whoever is attached only.

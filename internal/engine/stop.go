@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/image"
+	"gantry/internal/shim/client"
 )
 
 const defaultStopTimeout = 10 // seconds
@@ -145,12 +146,11 @@ func (e *Engine) KillContainer(ctx context.Context, id, name string) error {
 }
 
 func (c *Container) signal(ctx context.Context, sig unix.Signal, all bool) error {
-	shim, err := c.engine.supervisor(ctx)
-	if err != nil {
+	err := c.engine.call(ctx, func(shim *client.Shim) error {
+		_, err := shim.Task.Kill(ctx, &task.KillRequest{ID: c.ID, Signal: uint32(sig), All: all})
 		return err
-	}
-	_, err = shim.Task.Kill(ctx, &task.KillRequest{ID: c.ID, Signal: uint32(sig), All: all})
-	if err = native(err); err != nil {
+	})
+	if err != nil {
 		return fmt.Errorf("send %s to container %s: %w", unix.SignalName(sig), c.ID, err)
 	}
 	return nil

@@ -1,10 +1,13 @@
 package shim
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -15,42 +18,43 @@ import (
 	"gantry/oci"
 )
 
-// adopt takes over the containers of a supervisor that died. Their output goes on through their FIFOs. A terminal and
-// a standard input died with it, and so did exit codes that the kernel does not keep.
-func (s *Server) adopt() {
-	ids, err := s.runtime.List()
+// adopt takes over the containers of a supervisor that died. Their output goes on through their FIFOs. What that
+// supervisor had begun to create and not finished is deleted: nobody was told of it.
+func (s *Server) adopt(ctx context.Context) {
+	if err := s.runtime.RemoveLeftovers(); err != nil {
+		warn("remove what is left of deleted containers", err)
+	}
+	files, err := filepath.Glob(s.path("*.json"))
 	if err != nil {
 		warn("look for containers to take over", err)
-		return
 	}
-	for _, id := range ids {
-		text, err := os.ReadFile(s.path(id) + ".json")
-		if errors.Is(err, os.ErrNotExist) {
-			continue // another's, or one that was not made to its end
-		}
-		if err == nil {
-			err = s.adoptOne(id, text)
-		}
-		if err != nil {
+	for _, file := range files {
+		id := strings.TrimSuffix(filepath.Base(file), ".json")
+		if err := s.adoptOne(ctx, id, file); err != nil {
 			warn("take over container "+id, err)
 		}
 	}
 }
 
-func (s *Server) adoptOne(id string, text []byte) error {
-	var a addresses
-	if err := json.Unmarshal(text, &a); err != nil {
-		return err
-	}
-	made, err := s.runtime.Load(id)
-	if errors.Is(err, os.ErrNotExist) {
-		return errors.Join(removeFile(s.path(id)+".json"), removeFile(s.path(id)+".stdout"), removeFile(s.path(id)+".stderr"))
-	}
+func (s *Server) adoptOne(ctx context.Context, id, file string) error {
+	text, err := os.ReadFile(file)
 	if err != nil {
 		return err
+	}
+	var a addresses
+	made, err := s.runtime.Load(id)
+	complete := err == nil && made.Complete()
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if !complete { // the file comes before everything else, and goes after it
+		return errors.Join(s.runtime.Delete(ctx, id), s.removeFiles(id))
 	}
 	spec, err := made.Spec()
 	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(text, &a); err != nil {
 		return err
 	}
 	state, err := made.State()
@@ -85,6 +89,11 @@ func (s *Server) adoptOne(id string, text []byte) error {
 		return fmt.Errorf("watch process %d: %w", state.Pid, err)
 	}
 	return p.watch(state.Pid, os.NewFile(uintptr(fd), "pidfd"), c.ended)
+}
+
+// removeFiles removes what stands in the supervisor's directory of a container.
+func (s *Server) removeFiles(id string) error {
+	return errors.Join(removeFile(s.path(id)+".stdout"), removeFile(s.path(id)+".stderr"), removeFile(s.path(id)+".json"))
 }
 
 // reopen goes on reading the FIFOs.

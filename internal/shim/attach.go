@@ -54,6 +54,9 @@ func (s *Server) attach(conn *net.UnixConn) error {
 	if err := conn.SetReadDeadline(time.Time{}); err != nil {
 		return errors.Join(err, conn.Close())
 	}
+	if r.Query == client.QueryList {
+		return refuse(conn, client.AttachReply{IDs: s.ids()})
+	}
 	_, p, err := s.find(r.ID, r.ExecID)
 	switch {
 	case err != nil:

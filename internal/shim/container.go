@@ -73,7 +73,7 @@ func (s *Server) create(ctx context.Context, r *task.CreateTaskRequest) (_ *cont
 	if err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(path+".json", text, 0o600); err != nil {
+	if err := writeWhole(path+".json", text); err != nil {
 		return nil, fmt.Errorf("remember container %s: %w", r.ID, err)
 	}
 	if o.Stdio, err = p.stdio(path); err != nil {
@@ -221,7 +221,9 @@ func (c *container) start(ctx context.Context) error {
 		return fmt.Errorf("start container %s: it is not created: %w", c.id, errdefs.ErrFailedPrecondition)
 	}
 	if err := c.oci.Start(ctx); err != nil {
-		return err
+		if !errors.Is(err, oci.ErrStarted) { // by the supervisor that this one was taken over from, with its last breath
+			return err
+		}
 	}
 	p.mu.Lock()
 	p.started = true
@@ -289,6 +291,14 @@ func (c *container) remove(ctx context.Context) error {
 		return err
 	}
 	return removeFile(c.server.path(c.id) + ".json")
+}
+
+// writeWhole writes a file that is there as a whole or not at all, whenever this process is killed.
+func writeWhole(path string, text []byte) error {
+	if err := os.WriteFile(path+".new", text, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 func removeFile(path string) error {

@@ -243,12 +243,12 @@ func (p *process) signal(sig unix.Signal) error {
 	p.mu.Lock()
 	file := p.pidfd
 	p.mu.Unlock()
-	if file == nil {
-		return fmt.Errorf("the process has not started: %w", errdefs.ErrFailedPrecondition)
-	}
 	gone := fmt.Errorf("process already finished: %w", errdefs.ErrNotFound)
 	if p.hasExited() {
 		return gone
+	}
+	if file == nil {
+		return fmt.Errorf("the process has not started: %w", errdefs.ErrFailedPrecondition)
 	}
 	conn, err := file.SyscallConn()
 	if err == nil {

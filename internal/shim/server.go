@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -25,6 +27,7 @@ import (
 	"gantry/internal/idle"
 	"gantry/internal/shim/client"
 	"gantry/oci"
+	"gantry/rawfile"
 )
 
 // Config is where a supervisor works.
@@ -44,6 +47,7 @@ type Server struct {
 
 	mu         sync.Mutex
 	containers map[string]*container // nil: being created
+	settled    sync.Cond             // of mu: none of containers that was nil is so any more
 	conns      int
 	idle       *time.Timer
 	ending     bool
@@ -59,10 +63,16 @@ func warn(what string, err error) { slog.Error(what, "error", err) }
 // sockets answer. Containers that an earlier supervisor left are taken over.
 func Serve(ctx context.Context, config Config, ready func() error) (err error) {
 	s := &Server{config: config, runtime: &oci.Runtime{Root: config.Runtime}, containers: map[string]*container{}, stopped: make(chan struct{})}
+	s.settled.L = &s.mu
 	s.stop = sync.OnceFunc(func() { close(s.stopped) })
 	if err := os.MkdirAll(filepath.Join(config.Dir, "io"), 0o700); err != nil {
 		return fmt.Errorf("make the supervisor's directory: %w", err)
 	}
+	alive, err := alone(config.Dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, alive.Close()) }()
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become a subreaper: %w", err)
 	}
@@ -99,7 +109,7 @@ func Serve(ctx context.Context, config Config, ready func() error) (err error) {
 	s.events = newPublisher(config)
 	work.Go(func() { s.events.run(background) })
 	work.Go(func() { s.reapOrphans(background) })
-	s.adopt()
+	s.adopt(background)
 	s.mu.Lock()
 	s.idle = time.AfterFunc(10*time.Second, s.endIdle) // time for the first connection
 	s.mu.Unlock()
@@ -131,6 +141,26 @@ func Serve(ctx context.Context, config Config, ready func() error) (err error) {
 		return err
 	}
 	return ignoreClosed(rpc.Close())
+}
+
+// ErrTaken is the error of Serve if another supervisor has the directory.
+var ErrTaken = errors.New("another supervisor has the directory")
+
+// alone makes this the only supervisor of the directory until the file is closed: two would read the same outputs. Of two that
+// were started at once, since the starter of the first one was killed, the second one gives up.
+func alone(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, client.AliveFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = rawfile.Retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+	if err == unix.EWOULDBLOCK {
+		err = ErrTaken
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close())
+	}
+	return f, nil
 }
 
 func ignoreClosed(err error) error {
@@ -193,6 +223,7 @@ func (s *Server) reserve(id string) error {
 func (s *Server) settle(id string, c *container) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	defer s.settled.Broadcast()
 	if c == nil {
 		delete(s.containers, id)
 		s.armIdle()
@@ -222,6 +253,22 @@ func (s *Server) find(id, execID string) (*container, *process, error) {
 	}
 	p, err := c.process(execID)
 	return c, p, err
+}
+
+// ids are those of all containers, also of those that are being created: await their end before anything else.
+func (s *Server) ids() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.containers))
+}
+
+// await returns when no container of the id is being created. An engine that was killed may have asked for one.
+func (s *Server) await(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c, made := s.containers[id]; made && c == nil; c, made = s.containers[id] {
+		s.settled.Wait()
+	}
 }
 
 // armIdle starts the countdown to the end if there is nothing to do. mu is held.

@@ -93,6 +93,7 @@ func (s service) Exec(_ context.Context, r *task.ExecProcessRequest) (*emptypb.E
 
 // Delete forgets a process that has ended and says how.
 func (s service) Delete(ctx context.Context, r *task.DeleteRequest) (*task.DeleteResponse, error) {
+	s.await(r.ID)
 	c, p, err := s.find(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err

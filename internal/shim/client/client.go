@@ -18,7 +18,7 @@
 // there the client's bytes are stdin (half-close ends them), and the supervisor's bytes are the output from now on: raw
 // for a terminal, else frames of Docker's multiplexed stream. When the process has ended and its output is drained the
 // supervisor closes. A client that reads slowly slows the container down as a slow terminal would. With "query":"exit"
-// the answer is all, and says how the process ended.
+// the answer is all, and says how the process ended; with "query":"list" it has the ids of all containers.
 package client
 
 import (
@@ -40,15 +40,19 @@ const (
 	TaskSocket   = "task.sock"
 	AttachSocket = "attach.sock"
 	PidFile      = "shim.pid"
-	LockFile     = "shim.lock" // held by who starts a supervisor, and by a supervisor that ends
-	LogFile      = "shim.log"  // its standard error
+	AliveFile    = "shim.alive" // locked by the supervisor as long as it lives
+	LockFile     = "shim.lock"  // held by who starts a supervisor, and by a supervisor that ends
+	LogFile      = "shim.log"   // its standard error
 )
 
 // AttachWait is the address of an output that waits for its first client.
 const AttachWait = "attach:?wait"
 
-// QueryExit is the query for a process's Exit.
-const QueryExit = "exit"
+// QueryExit is the query for a process's Exit, QueryList the one for the ids of all containers.
+const (
+	QueryExit = "exit"
+	QueryList = "list"
+)
 
 // AttachRequest is the first line of an attach connection.
 type AttachRequest struct {
@@ -57,14 +61,15 @@ type AttachRequest struct {
 	Stdin  bool   `json:"stdin,omitempty"`
 	Stdout bool   `json:"stdout,omitempty"`
 	Stderr bool   `json:"stderr,omitempty"`
-	Query  string `json:"query,omitempty"` // "" or QueryExit
+	Query  string `json:"query,omitempty"` // "", QueryExit or QueryList
 }
 
 // AttachReply is the answer's line.
 type AttachReply struct {
-	Error    string `json:"error,omitempty"`
-	NotFound bool   `json:"notFound,omitempty"` // the error is that there is no such process
-	Exit     *Exit  `json:"exit,omitempty"`
+	Error    string   `json:"error,omitempty"`
+	NotFound bool     `json:"notFound,omitempty"` // the error is that there is no such process
+	Exit     *Exit    `json:"exit,omitempty"`
+	IDs      []string `json:"ids,omitempty"` // of QueryList
 }
 
 // Options are how to start a supervisor.
@@ -135,6 +140,18 @@ func (s *Shim) Exit(ctx context.Context, id, execID string) (*Exit, error) {
 	return reply.Exit, nil
 }
 
+// List returns the ids of all containers that the supervisor has.
+func (s *Shim) List(ctx context.Context) ([]string, error) {
+	conn, reply, err := s.ask(ctx, AttachRequest{Query: QueryList})
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.Close(); err != nil {
+		return nil, fmt.Errorf("close the attach connection: %w", err)
+	}
+	return reply.IDs, nil
+}
+
 func (s *Shim) ask(ctx context.Context, r AttachRequest) (_ *net.UnixConn, reply AttachReply, err error) {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", filepath.Join(s.dir, AttachSocket))
@@ -174,7 +191,7 @@ func (s *Shim) ask(ctx context.Context, r AttachRequest) (_ *net.UnixConn, reply
 
 // readLine reads the answer byte by byte: what follows it belongs to the stream.
 func readLine(c net.Conn) ([]byte, error) {
-	const longest = 64 << 10
+	const longest = 4 << 20
 	var line []byte
 	var b [1]byte
 	for len(line) < longest {

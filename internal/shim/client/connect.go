@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -18,6 +19,9 @@ import (
 // Ready is what a supervisor writes to its -ready-fd when its sockets answer; anything else is its error.
 const Ready = "ready\n"
 
+// Taken is what it writes if another supervisor has the directory, one that was just started by somebody else or is ending.
+const Taken = "taken\n"
+
 // Connect returns the supervisor of the directory, starting it (as a daemon of its own session, outside the engine's
 // cgroup and process group, so that it outlives the engine) if none answers. started says which.
 func Connect(ctx context.Context, o Options) (shim *Shim, started bool, err error) {
@@ -29,17 +33,29 @@ func Connect(ctx context.Context, o Options) (shim *Shim, started bool, err erro
 		return nil, false, err
 	}
 	defer func() { _ = lock.Close() }()
-	if shim, err := dial(ctx, o.Dir); err == nil {
-		return shim, false, nil
-	} else if ctx.Err() != nil {
-		return nil, false, err
+	for {
+		if shim, err := dial(ctx, o.Dir); err == nil {
+			return shim, false, nil
+		} else if ctx.Err() != nil {
+			return nil, false, err
+		}
+		err := start(ctx, o)
+		if err == nil {
+			shim, err = dial(ctx, o.Dir)
+			return shim, err == nil, err
+		}
+		if !errors.Is(err, errTaken) {
+			return nil, false, fmt.Errorf("start supervisor %s: %w", o.Binary, err)
+		}
+		select { // it answers soon, or is gone
+		case <-ctx.Done():
+			return nil, false, fmt.Errorf("reach the supervisor of %s: %w", o.Dir, ctx.Err())
+		case <-time.After(5 * time.Millisecond):
+		}
 	}
-	if err := start(ctx, o); err != nil {
-		return nil, false, fmt.Errorf("start supervisor %s: %w", o.Binary, err)
-	}
-	shim, err = dial(ctx, o.Dir)
-	return shim, err == nil, err
 }
+
+var errTaken = errors.New("another supervisor has the directory")
 
 // Lock lets one process at a time start or end the directory's supervisor; closing the file ends the lock.
 func Lock(ctx context.Context, dir string) (*os.File, error) {
@@ -98,6 +114,8 @@ func start(ctx context.Context, o Options) error {
 	switch {
 	case string(text) == Ready:
 		return nil
+	case string(text) == Taken:
+		return errTaken
 	case ctx.Err() != nil:
 		_ = cmd.Process.Kill()
 		return ctx.Err()
