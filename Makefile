@@ -17,7 +17,8 @@ help: ## list the targets
 build: ## static binaries into bin/
 	@mkdir -p bin
 	GOOS= GOARCH= $(GO) run ./internal/image/toolbox/mkimage -arch "$$($(GO) env GOARCH)" -o internal/image/toolbox/embed/toolbox.tar
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(filter-out toolbox gantry-init,$(BINARIES)))
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(filter-out toolbox gantry gantry-init gantry-runtime,$(BINARIES)))
+	$(GO) build -trimpath -ldflags '$(LDFLAGS) -E gantry/internal/early.entry' -o bin/ ./cmd/gantry ./cmd/gantry-runtime
 	$(GO) build -trimpath -ldflags '-s -w -E main.entry' -o bin/ ./cmd/gantry-init
 
 install: build ## the binaries into $(PREFIX)/bin

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"gantry/internal/early"
 	"gantry/oci"
 	"gantry/spawn"
 )
@@ -66,6 +67,9 @@ type exitCode int
 func (e exitCode) Error() string { return fmt.Sprintf("exit %d", int(e)) }
 
 func main() {
+	if os.Getenv(early.Variable) == early.Value {
+		_ = os.Unsetenv(early.Variable) // it fails for impossible names only
+	}
 	a := &app{name: filepath.Base(os.Args[0]), out: os.Stdout}
 	err := a.main(context.Background(), os.Args[1:])
 	var code exitCode

@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(dir)
-		build := exec.Command("go", "build", "-o", dir+"/", "gantry/cmd/gantry-runtime", "gantry/cmd/toolbox")
+		build := exec.Command("sh", "-c", "go build -o \"$0\" -ldflags '-E gantry/internal/early.entry' gantry/cmd/gantry-runtime && go build -o \"$0\" gantry/cmd/toolbox", dir+"/") // as the Makefile does
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "%v: %s", err, out)

@@ -6,8 +6,12 @@ import (
 	"os"
 
 	"gantry/internal/cli"
+	"gantry/internal/early"
 )
 
 func main() {
+	if os.Getenv(early.Variable) == early.Value {
+		_ = os.Unsetenv(early.Variable) // it fails for impossible names only
+	}
 	os.Exit(cli.Main(context.Background(), os.Args[1:]))
 }

@@ -87,15 +87,18 @@ func (a *app) root(args []string) *cobra.Command {
 		return os.Setenv("DOCKER_CONFIG", dir)
 	})
 	root.Flags().SetInterspersed(false)
-	addVerbs(a, root, verbs(), verbIndex(args))
+	if want := verbIndex(args); !want.version {
+		addVerbs(a, root, verbs(), want)
+	}
 	return root
 }
 
-// rest is what follows the verb; all asks for every command (help, completion).
+// rest is what follows the verb; all asks for every command (help, completion), version for none.
 type rest struct {
-	name string
-	args []string
-	all  bool
+	name    string
+	args    []string
+	all     bool
+	version bool
 }
 
 // verbIndex finds the verb behind the flags of the root command.
@@ -104,6 +107,8 @@ func verbIndex(args []string) rest {
 		switch arg := args[i]; {
 		case arg == "-H" || arg == "--host" || arg == "--config":
 			i++
+		case arg == "--version" || arg == "-v":
+			return rest{version: true}
 		case strings.HasPrefix(arg, "-"):
 		case arg == "help" || arg == "completion" || strings.HasPrefix(arg, "__complete"):
 			return rest{all: true}
