@@ -23,6 +23,7 @@ type builder struct {
 	spec     *specs.Spec
 	plan     spawn.Plan
 	dry      bool
+	hows     []*unix.OpenHow
 	rootless bool                                  // cgroups that may not be made are done without
 	mounter  *mountHolder                          // makes detached mounts; nil: this program may itself
 	hidden   bool                                  // from this program, too, which is a user's: it takes nothing out of the process
@@ -164,18 +165,30 @@ func openFlagNames(how *unix.OpenHow) string {
 
 // resolveHow is resolve with further RESOLVE_… flags of openat2(2).
 func (b *builder) resolveHow(name, path string, flags, resolve uint64) *spawn.Step {
-	how := &unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: resolve | unix.RESOLVE_NO_MAGICLINKS}
+	how := b.how(flags, resolve)
 	rules := "RESOLVE_NO_MAGICLINKS"
 	if resolve&unix.RESOLVE_NO_SYMLINKS != 0 {
 		rules += "|RESOLVE_NO_SYMLINKS"
-	}
-	if flags&unix.O_CREAT != 0 {
-		how.Mode = 0o644
 	}
 	s := b.add(name, unix.SYS_OPENAT2, spawn.Int(unix.AT_FDCWD), spawn.Str(path),
 		spawn.Bytes(bytesOf(how), b.show(func() string { return "{" + openFlagNames(how) + ", " + rules + "}" })), spawn.Int(unix.SizeofOpenHow))
 	s.Result = slotScratch
 	return s
+}
+
+// how is what openat2(2) wants to know, the same one for all steps with these flags.
+func (b *builder) how(flags, resolve uint64) *unix.OpenHow {
+	want := unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: resolve | unix.RESOLVE_NO_MAGICLINKS}
+	if flags&unix.O_CREAT != 0 {
+		want.Mode = 0o644
+	}
+	for _, how := range b.hows {
+		if *how == want {
+			return how
+		}
+	}
+	b.hows = append(b.hows, &want)
+	return &want
 }
 
 func (b *builder) release(path string) {

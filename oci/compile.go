@@ -110,7 +110,7 @@ func (b *builder) container(o CreateOptions, entry *cgroup.Entry, fifo spawn.FD,
 	if err := validate(b.spec); err != nil {
 		return err
 	}
-	b.plan.Steps = make([]spawn.Step, 0, 256) // most have no more
+	b.plan.Steps = make([]spawn.Step, 0, 512) // most have no more; memory that is not written to costs nothing
 	for _, part := range []func() error{
 		func() error { return b.joinCgroup(entry) },
 		b.joinRDT,

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"math"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -138,16 +140,30 @@ func parseCapabilities(c *specs.LinuxCapabilities) *capabilitySets {
 		slog.Warn("ignoring unknown or unavailable capabilities", "names", slices.Compact(unknown))
 	}
 	if lost := s.ambient &^ (s.permitted & s.inheritable); lost != 0 {
-		slog.Warn("can't raise ambient capability " + capabilityText(lost) + ": not both permitted and inheritable")
+		warn("can't raise ambient capability " + capabilityText(lost) + ": not both permitted and inheritable")
 	}
 	return s
 }
 
+// warn is slog.Warn without a look for the caller's place in the source, which nobody shows.
+func warn(message string) {
+	if h := slog.Default().Handler(); h.Enabled(context.Background(), slog.LevelWarn) {
+		_ = h.Handle(context.Background(), slog.NewRecord(time.Now(), slog.LevelWarn, message, 0)) // as slog.Warn
+	}
+}
+
 // boundingSet drops what the process and its children shall never get.
 func (b *builder) boundingSet(s *capabilitySets) {
-	for i := range lastCapability() + 1 {
+	names := make([]byte, 0, 2048) // all in one: they are many
+	var ends [64]int
+	for i, name := range Capabilities() {
+		names = append(append(append(names, "drop "...), name...), " for good"...)
+		ends[i+1] = len(names)
+	}
+	text := string(names)
+	for i := range Capabilities() {
 		if s.bounding&(1<<i) == 0 {
-			b.add("drop "+capabilityNames[i]+" for good", unix.SYS_PRCTL, spawn.Flags(unix.PR_CAPBSET_DROP, "PR_CAPBSET_DROP"), spawn.Flags(uint64(i), capabilityNames[i]))
+			b.add(text[ends[i]:ends[i+1]], unix.SYS_PRCTL, spawn.Flags(unix.PR_CAPBSET_DROP, "PR_CAPBSET_DROP"), spawn.Flags(uint64(i), capabilityNames[i]))
 		}
 	}
 }

@@ -335,15 +335,16 @@ var absent = []unix.Errno{unix.ENOENT, unix.ENOTDIR}
 
 const treeFlags = unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_EMPTY_PATH
 
+var readonly = unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+
 // readonlyPath covers a path, and all that is mounted below, with a read-only view of itself.
 func (b *builder) readonlyPath(path string) {
 	look := b.resolve("look for "+path, path, unix.O_PATH)
 	look.Ignore, look.Else = absent, 5
 	b.add("view "+path, unix.SYS_OPEN_TREE, spawn.Of(slotScratch), spawn.Str(""),
 		spawn.Flags(treeFlags|unix.AT_RECURSIVE, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH|AT_RECURSIVE")).Result = slotTree
-	attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
 	b.add("make the view read-only", unix.SYS_MOUNT_SETATTR, spawn.Of(slotTree), spawn.Str(""), spawn.Flags(unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, "AT_EMPTY_PATH|AT_RECURSIVE"),
-		spawn.Bytes(bytesOf(attr), "{+RDONLY}"), spawn.Int(unix.MOUNT_ATTR_SIZE_VER0))
+		spawn.Bytes(bytesOf(&readonly), "{+RDONLY}"), spawn.Int(unix.MOUNT_ATTR_SIZE_VER0))
 	b.moveMount("make "+path+" read-only", spawn.Of(slotTree), spawn.Of(slotScratch))
 	b.add("close the view", unix.SYS_CLOSE, spawn.Of(slotTree))
 	b.release(path)

@@ -79,17 +79,28 @@ func (c *compiler) call(o *op, s *Step) error {
 		return fmt.Errorf("%d errnos to ignore, %d are possible", len(s.Ignore), maxIgnore)
 	case s.Result < NoSlot || s.Result > MaxSlots:
 		return fmt.Errorf("slot %d, 1 to %d are possible", s.Result, MaxSlots)
+	case uintptr(uint32(s.Call)) != s.Call:
+		return fmt.Errorf("no system call has the number %d", s.Call)
 	case s.Skip < 0 || s.Else < 0:
 		return fmt.Errorf("skip %d steps, only forward is possible", min(s.Skip, s.Else))
 	}
-	o.call, o.result, o.skip, o.other, o.exit = s.Call, uint8(s.Result), int32(s.Skip), int32(s.Else), s.Exit
+	o.call, o.result, o.skip, o.other, o.exit = uint32(s.Call), uint8(s.Result), int32(s.Skip), int32(s.Else), s.Exit
 	if o.exit == 0 {
 		o.exit = 255
 	}
-	copy(o.ignore[:], s.Ignore)
+	for i, errno := range s.Ignore {
+		o.ignore[i] = uint16(errno)
+	}
+	if s.Complain || s.Refuse.Buffer != nil {
+		list, err := room[extra](&c.arena, 1)
+		if err != nil {
+			return err
+		}
+		o.extra = &list[0]
+	}
 	if s.Complain {
 		var err error
-		if o.complaints, err = c.complaints(s.Name); err != nil {
+		if o.extra.complaints, err = c.complaints(s.Name); err != nil {
 			return err
 		}
 	}
@@ -101,7 +112,7 @@ func (c *compiler) call(o *op, s *Step) error {
 		if err != nil {
 			return err
 		}
-		o.word, o.refuse = (*uint64)(at), s.Refuse.Value
+		o.extra.word, o.extra.refuse = (*uint64)(at), s.Refuse.Value
 	}
 	for i, a := range s.Args {
 		if a.kind == argSlot {
@@ -127,10 +138,10 @@ func (c *compiler) value(a Arg) (uintptr, error) {
 	case argString:
 		return c.str(a.str)
 	case argBytes:
-		at, err := c.bytes(a.list.([]byte))
+		at, err := c.bytes(elements[byte](a))
 		return uintptr(at), err
 	case argStrings:
-		list := a.list.([]string)
+		list := elements[string](a)
 		vector, err := room[uintptr](&c.arena, len(list)+1)
 		if err != nil {
 			return 0, err
@@ -142,7 +153,7 @@ func (c *compiler) value(a Arg) (uintptr, error) {
 		}
 		return uintptr(unsafe.Pointer(unsafe.SliceData(vector))), nil
 	case argFilter:
-		return c.filter(a.list.([]unix.SockFilter))
+		return c.filter(elements[unix.SockFilter](a))
 	case argRights:
 		return c.rights(int(a.num))
 	default:

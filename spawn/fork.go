@@ -34,20 +34,25 @@ const (
 
 const maxIgnore = 6
 
-// op is a step in the form that the child interprets: numbers only.
+// op is a step in the form that the child interprets: numbers only. A plan has hundreds, in memory that both processes touch
+// page by page, so it is small; what few steps have is in extra.
 type op struct {
 	kind   opKind
 	result uint8
 	slots  uint8 // bit n: argument n is a slot's number
 	exit   uint8
-	ignore [maxIgnore]syscall.Errno
+	ignore [maxIgnore]uint16 // errnos
 	skip   int32
 	other  int32 // like skip, after an errno to ignore
-	call   uintptr
+	call   uint32
 	args   [6]uintptr
-	word   *uint64 // where the value to refuse would be, or nil
-	refuse uint64
+	extra  *extra // or nil
+}
 
+// extra is what few steps have.
+type extra struct {
+	word       *uint64 // where the value to refuse would be, or nil
+	refuse     uint64
 	complaints []complaint
 }
 
@@ -138,8 +143,8 @@ func (p *program) run() {
 				o.args[a] = p.slots[o.args[a]]
 			}
 		}
-		r, _, errno := syscall.RawSyscall6(o.call, o.args[0], o.args[1], o.args[2], o.args[3], o.args[4], o.args[5])
-		if errno == 0 && o.word != nil && *o.word == o.refuse {
+		r, _, errno := syscall.RawSyscall6(uintptr(o.call), o.args[0], o.args[1], o.args[2], o.args[3], o.args[4], o.args[5])
+		if errno == 0 && o.extra != nil && o.extra.word != nil && *o.extra.word == o.extra.refuse {
 			p.fail(int32(i), unix.EACCES)
 		}
 		if errno == 0 {
@@ -149,7 +154,7 @@ func (p *program) run() {
 		}
 		ignored := false
 		for n := range o.ignore {
-			ignored = ignored || o.ignore[n] == errno
+			ignored = ignored || o.ignore[n] == uint16(errno)
 		}
 		if !ignored {
 			p.fail(int32(i), errno)
@@ -202,8 +207,11 @@ func (p *program) heard() bool {
 //go:norace
 //go:nosplit
 func (o *op) complain(errno syscall.Errno) {
-	for i := range o.complaints {
-		if c := &o.complaints[i]; c.errno == errno || c.errno == 0 {
+	if o.extra == nil {
+		return
+	}
+	for i := range o.extra.complaints {
+		if c := &o.extra.complaints[i]; c.errno == errno || c.errno == 0 {
 			syscall.RawSyscall(unix.SYS_WRITE, 2, uintptr(unsafe.Pointer(unsafe.SliceData(c.text))), uintptr(len(c.text)))
 			return
 		}

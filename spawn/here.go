@@ -34,7 +34,7 @@ func (s *Step) Here(slots *Slots) error {
 				return fmt.Errorf("%q contains a NUL byte: %w", a.str, err)
 			}
 		case argBytes:
-			kept[i] = a.list.([]byte)
+			kept[i] = elements[byte](a)
 		default:
 			return fmt.Errorf("argument %d is only for a new process: %w", i, unix.EINVAL)
 		}

@@ -23,7 +23,11 @@
 // descriptor that no step mentions is closed in the child by its first calls (close_range(2)).
 package spawn
 
-import "golang.org/x/sys/unix"
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
 
 // Plan is everything the kernel is told to make one process. The zero value forks and does nothing: add steps,
 // the last of which is an execve.
@@ -43,6 +47,8 @@ type Plan struct {
 	// Meanwhile, if not nil, is what the parent does beside the child's first steps; it gets the child's pid. The child may
 	// have failed, or a successor may take its place, before Start returns.
 	Meanwhile func(pid int)
+
+	args []Arg // room for those of steps to come
 }
 
 // FD is an open descriptor of this process, with the name under which the printer shows it ("rootfs", "proc").
@@ -110,9 +116,9 @@ type Refusal struct {
 // Arg is one argument of a system call.
 type Arg struct {
 	kind argKind
-	num  uint64 // itself, a descriptor or a slot
-	str  string // a string, a descriptor's name, or what the printer shows
-	list any    // []byte, []string or []unix.SockFilter
+	num  uint64         // itself, a descriptor or a slot
+	str  string         // a string, a descriptor's name, or what the printer shows
+	list unsafe.Pointer // to the first of num bytes, strings or instructions
 }
 
 type argKind uint8
@@ -142,10 +148,14 @@ func Str(s string) Arg { return Arg{kind: argString, str: s} }
 
 // Bytes is a pointer to a copy of b, one for all steps that name b, which calls may read and write; b holds no pointers.
 // show is for the printer.
-func Bytes(b []byte, show string) Arg { return Arg{kind: argBytes, list: b, str: show} }
+func Bytes(b []byte, show string) Arg {
+	return Arg{kind: argBytes, num: uint64(len(b)), list: unsafe.Pointer(unsafe.SliceData(b)), str: show}
+}
 
 // Strs is a pointer to a NULL-terminated vector of strings, as execve(2) wants for argv and envp.
-func Strs(list []string) Arg { return Arg{kind: argStrings, list: list} }
+func Strs(list []string) Arg {
+	return Arg{kind: argStrings, num: uint64(len(list)), list: unsafe.Pointer(unsafe.SliceData(list))}
+}
 
 // Desc is an open descriptor. Mentioning it keeps it open in the child (until execve, if it is close-on-exec).
 func Desc(fd FD) Arg { return Arg{kind: argFD, num: uint64(fd.Num), str: fd.Name} }
@@ -154,7 +164,12 @@ func Desc(fd FD) Arg { return Arg{kind: argFD, num: uint64(fd.Num), str: fd.Name
 func Of(slot Slot) Arg { return Arg{kind: argSlot, num: uint64(slot)} }
 
 // Filter is a pointer to a struct sock_fprog over code, as seccomp(2) wants for SECCOMP_SET_MODE_FILTER.
-func Filter(code []unix.SockFilter) Arg { return Arg{kind: argFilter, list: code} }
+func Filter(code []unix.SockFilter) Arg {
+	return Arg{kind: argFilter, num: uint64(len(code)), list: unsafe.Pointer(unsafe.SliceData(code))}
+}
+
+// elements are those of a list of bytes, strings or instructions.
+func elements[T any](a Arg) []T { return unsafe.Slice((*T)(a.list), int(a.num)) }
 
 // Rights is a pointer to a struct msghdr without text that carries a descriptor, as sendmsg(2) wants for a socket that keeps
 // the bounds of messages; see SCM_RIGHTS in unix(7). It does not keep the descriptor open.
@@ -164,6 +179,11 @@ func Rights(fd FD) Arg {
 
 // Add appends a step that makes one system call and returns it, to be completed. The pointer is good until the next Add.
 func (p *Plan) Add(name string, call uintptr, args ...Arg) *Step {
-	p.Steps = append(p.Steps, Step{Name: name, Call: call, Args: args})
+	if len(p.args)+len(args) > cap(p.args) { // the steps keep what was there before
+		p.args = make([]Arg, 0, max(64, 2*cap(p.args), len(args)))
+	}
+	n := len(p.args)
+	p.args = append(p.args, args...)
+	p.Steps = append(p.Steps, Step{Name: name, Call: call, Args: p.args[n:len(p.args):len(p.args)]})
 	return &p.Steps[len(p.Steps)-1]
 }

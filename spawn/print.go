@@ -74,18 +74,19 @@ func (s *Step) callText() string {
 
 // text is the argument as strace(1) would show it.
 func (a Arg) text() string {
-	switch list := a.list.(type) {
-	case []string:
+	switch a.kind {
+	case argStrings:
+		list := elements[string](a)
 		quoted := make([]string, len(list))
 		for i, s := range list {
 			quoted[i] = strconv.Quote(s)
 		}
 		return "[" + strings.Join(quoted, ", ") + "]"
-	case []unix.SockFilter:
-		return fmt.Sprintf("{%d instructions}", len(list))
-	case []byte:
+	case argFilter:
+		return fmt.Sprintf("{%d instructions}", a.num)
+	case argBytes:
 		if a.str == "" {
-			return strconv.Quote(string(list))
+			return strconv.Quote(string(elements[byte](a)))
 		}
 	}
 	switch {

@@ -100,9 +100,7 @@ func clone(p *Plan, prog *program) (pid, pidfd int, err error) {
 		pid, pidfd = int(n), int(prog.pidfd)
 	}
 	if p.JoinPID == nil {
-		runtime.LockOSThread()
-		run()
-		runtime.UnlockOSThread()
+		run() // nothing here is this thread's own; the first lock would start one more thread
 	} else if joinErr := inPIDNamespace(*p.JoinPID, run); joinErr != nil {
 		err = joinErr
 	}
