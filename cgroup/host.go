@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -115,6 +116,9 @@ func readHost(mountinfo io.Reader, read func(string) ([]byte, error)) (*host, er
 	seen := map[string]bool{}
 	lines := bufio.NewScanner(mountinfo)
 	for lines.Scan() {
+		if !bytes.Contains(lines.Bytes(), []byte(" - cgroup")) {
+			continue // there may be hundreds
+		}
 		left, right, found := strings.Cut(lines.Text(), " - ")
 		place, kind := strings.Fields(left), strings.Fields(right)
 		if !found || len(place) < 5 || len(kind) < 3 {

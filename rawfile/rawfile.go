@@ -4,6 +4,7 @@
 package rawfile
 
 import (
+	"bytes"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -37,22 +38,42 @@ func Read(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer unix.Close(fd)
-	text := make([]byte, 0, 1024)
+	var first [1024]byte // on the stack: many files are read, and most are much smaller
+	size, err := fill(fd, path, first[:])
+	if err != nil {
+		return nil, err
+	}
+	if size < len(first) {
+		return bytes.Clone(first[:size]), nil
+	}
+	text := append(make([]byte, 0, 4*size), first[:]...)
 	for {
-		if len(text) == cap(text) {
-			text = append(text, make([]byte, 3*cap(text))...)[:len(text)]
+		n, err := fill(fd, path, text[len(text):cap(text)])
+		if err != nil {
+			return nil, err
 		}
-		n, err := unix.Read(fd, text[len(text):cap(text)])
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err != nil:
-			return nil, &os.PathError{Op: "read", Path: path, Err: err}
-		case n == 0:
+		if text = text[:len(text)+n]; len(text) < cap(text) {
 			return text, nil
 		}
-		text = text[:len(text)+n]
+		text = append(make([]byte, 0, 4*cap(text)), text...)
 	}
+}
+
+// fill reads until the buffer is full or the file ends.
+func fill(fd int, path string, buffer []byte) (size int, err error) {
+	for size < len(buffer) {
+		n, err := unix.Read(fd, buffer[size:])
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return 0, &os.PathError{Op: "read", Path: path, Err: err}
+		case n == 0:
+			return size, nil
+		default:
+			size += n
+		}
+	}
+	return size, nil
 }
 
 // Write makes the file have this content, as os.WriteFile.
