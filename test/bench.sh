@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Gantry beside Debian's docker.io, runc and crun: one machine, one run, the same root file system. Prints medians and
-# ratios. Usage: bench.sh DIRECTORY-OF-BINARIES
+# Gantry beside docker, runc and crun, the newest that are in PATH or Debian's: one machine, one run, the same root file
+# system. Prints medians and ratios, and counts that a busy machine does not change. Usage: bench.sh DIRECTORY-OF-BINARIES
 set -euo pipefail
 bin=$(realpath "$1")
 runs=${RUNS:-20}
 . "$(dirname "$0")/leaks.sh"
 
 need=()
-for package in docker.io containerd runc crun jq procps time gcc libc6-dev; do
+for package in docker.io containerd runc crun jq procps time strace gcc libc6-dev; do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || need+=("$package")
 done
 if ((${#need[@]})); then
@@ -15,10 +15,27 @@ if ((${#need[@]})); then
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
 fi
 
+newest() { # PROGRAM: the path of the newest with this name in PATH
+  local path version best="" of=0
+  while read -r path; do
+    version=$("$path" --version 2>/dev/null | grep -oE '[0-9]+\.[0-9]+[^ ,]*' | head -1 | sed 's/-rc/~rc/' || true)
+    [ -n "$version" ] || continue
+    if [ -z "$best" ] || { [ "$version" != "$of" ] && [ "$(printf '%s\n' "$of" "$version" | sort -V | tail -1)" = "$version" ]; }; then
+      best=$path of=$version
+    fi
+  done < <(type -ap "$1")
+  [ -n "$best" ] || { echo "no $1 in PATH tells its version" >&2; return 1; }
+  echo "$best"
+}
+docker_program=$(newest docker) dockerd_program=$(newest dockerd) runc_program=$(newest runc) crun_program=$(newest crun)
+for program in "$docker_program" "$dockerd_program" "$runc_program" "$crun_program"; do
+  echo "$program: $("$program" --version | head -1)"
+done
+
 before=$(state)
 dir=$(mktemp -d)
 gantry="$bin/gantry -H unix://$dir/state/gantry/gantry.sock"
-docker="/usr/bin/docker -H unix://$dir/docker/docker.sock"
+docker="$docker_program -H unix://$dir/docker/docker.sock"
 hugetlb=
 end() {
   $gantry ps -aq 2>/dev/null | xargs -r $gantry rm -f >/dev/null || true
@@ -64,7 +81,7 @@ engine=$!
 [ "$(head -c 1 <"$dir/ready")" = 1 ] || { cat "$dir/gantry/log" >&2; exit 1; }
 ip link add dockerbench type bridge
 ip addr add 10.213.0.1/16 dev dockerbench
-dockerd --data-root "$dir/docker/data" --exec-root "$dir/state/docker" --pidfile "$dir/docker/pid" -H "unix://$dir/docker/docker.sock" \
+PATH=$(dirname "$dockerd_program"):$PATH "$dockerd_program" --data-root "$dir/docker/data" --exec-root "$dir/state/docker" --pidfile "$dir/docker/pid" -H "unix://$dir/docker/docker.sock" \
   --bridge dockerbench >"$dir/docker/log" 2>&1 &
 dockerd=$!
 until $docker version >/dev/null 2>&1; do sleep 0.2; done
@@ -82,9 +99,13 @@ for program in /bin/true /bin/sleep; do
     install -D "$file" "$rootfs/$file"
   done
 done
-(cd "$dir/bundle" && runc spec && jq '.process.terminal=false | .process.args=["/bin/true"]' config.json >c && mv c config.json)
-cp -a "$dir/bundle" "$dir/sleeping"
-(cd "$dir/sleeping" && jq '.process.args=["/bin/sleep","100000"] | .linux.cgroupsPath="bench-sleeping"' "$dir/bundle/config.json" >config.json)
+# Not every runtime knows time namespaces, which newer ones have in their example.
+(cd "$dir/bundle" && "$runc_program" spec && jq '.process.terminal=false | .process.args=["/bin/true"] | .linux.namespaces |= map(select(.type != "time"))' \
+  config.json >c && mv c config.json)
+for name in gantry runc crun; do # each in a cgroup of its own: one that has processes is refused
+  cp -a "$dir/bundle" "$dir/sleeping-$name"
+  jq --arg name "bench-$name" '.process.args=["/bin/sleep","100000"] | .linux.cgroupsPath=$name' "$dir/bundle/config.json" >"$dir/sleeping-$name/config.json"
+done
 
 (cd "$(dirname "$0")/.." && CGO_ENABLED=0 go build -o "$dir/bench" ./internal/bench)
 gcc -O2 -o "$dir/floor" "$(dirname "$0")/floor.c"
@@ -102,8 +123,20 @@ beside_docker() { # what, arguments of both clients
   row "$1" "${m[0]}" docker "${m[2]}" "${m[1]}" "${m[3]}"
 }
 ours="$bin/gantry-runtime --root $dir/state/runtimes/gantry" # state on the same kind of file system for all
-runc="runc --root $dir/state/runtimes/runc"
-crun="crun --root $dir/state/runtimes/crun"
+runc="$runc_program --root $dir/state/runtimes/runc"
+crun="$crun_program --root $dir/state/runtimes/crun"
+count() { # what, gantry's command, then for each peer a name and its command
+  local what=$1 ours=$2 m n
+  shift 2
+  while [ $# != 0 ]; do
+    m=($("$dir/bench" counts "$ours" "$2" 2>"$dir/complaints" || cat "$dir/complaints" >&2))
+    [ ${#m[@]} = 4 ] || return 1
+    row "$what, page faults" "${m[0]}" "$1" "${m[2]}"
+    row "$what, system calls" "${m[1]}" "$1" "${m[3]}"
+    shift 2
+  done
+}
+count_runtimes() { count "$1" "${2//RUNTIME/$ours}" runc "${2//RUNTIME/$runc}" crun "${2//RUNTIME/$crun}"; }
 beside_runtimes() { # what, a command with RUNTIME in it
   local m
   m=($(compare "${2//RUNTIME/$ours}" "${2//RUNTIME/$runc}" "${2//RUNTIME/$crun}"))
@@ -118,6 +151,9 @@ beside_docker "run --rm true, no network (ms)" "run --rm --network none toolbox 
 $gantry run -d --name idle toolbox sleep 100000 >/dev/null
 $docker run -d --name idle toolbox sleep 100000 >/dev/null
 beside_docker "exec true (ms)" "exec idle true"
+count "client: --version" "$bin/gantry --version" docker "$docker_program --version"
+count "client: run --rm true" "$gantry run --rm toolbox true" docker "$docker run --rm toolbox true"
+count "client: exec true" "$gantry exec idle true" docker "$docker exec idle true"
 
 many() { # containers a second, 60 started 8 at a time
   local began ended
@@ -130,7 +166,7 @@ resident() { # KiB of the processes whose command line matches
   pgrep -f "$1" | while read -r p; do awk '/^Rss/ {print $2}' /proc/"$p"/smaps_rollup 2>/dev/null; done | awk '{s += $1} END {print s + 0}'
 }
 outside_gantry() { resident "bin/gantryd --root $dir|containerd-shim-gantry-v1.*$dir"; }
-outside_docker() { resident "dockerd --data-root $dir|containerd.*$dir/state/docker|containerd-shim-runc"; }
+outside_docker() { resident "PATH=$(dirname "$dockerd_program"):$PATH "$dockerd_program" --data-root $dir|containerd.*$dir/state/docker|containerd-shim-runc"; }
 
 g0=$(outside_gantry) d0=$(outside_docker)
 sleep 3 # for what was left to the kernel
@@ -148,8 +184,14 @@ row "engine and supervisor, idle (KiB)" "$(outside_gantry)" docker "$(outside_do
 beside_runtimes "runtime: run true (ms)" "RUNTIME run --bundle $dir/bundle bench"
 beside_runtimes "runtime: create, start, delete true (ms)" \
   "RUNTIME create --bundle $dir/bundle bench ; RUNTIME start bench ; RUNTIME delete --force bench"
-for r in "$ours" "$runc" "$crun"; do $r run --detach --bundle "$dir/sleeping" sleeping </dev/null >/dev/null 2>&1; done
+for r in gantry runc crun; do
+  case $r in gantry) command=$ours ;; runc) command=$runc ;; crun) command=$crun ;; esac
+  $command run --detach --bundle "$dir/sleeping-$r" sleeping </dev/null >/dev/null 2>&1
+done
 beside_runtimes "runtime: exec true (ms)" "RUNTIME exec sleeping /bin/true"
+count_runtimes "runtime: run true" "RUNTIME run --bundle $dir/bundle bench"
+count_runtimes "runtime: create, start, delete true" "RUNTIME create --bundle $dir/bundle bench ; RUNTIME start bench ; RUNTIME delete --force bench"
+count_runtimes "runtime: exec true" "RUNTIME exec sleeping /bin/true"
 for r in "$ours" "$runc" "$crun"; do $r delete --force sleeping; done
 
 peak() { # KiB of the largest process of a command

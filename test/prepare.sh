@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 need=()
-for package in runc gcc libc6-dev containerd containernetworking-plugins debootstrap skopeo docker-registry iptables iproute2 procps docker.io podman uidmap jq; do
+for package in runc gcc libc6-dev containerd containernetworking-plugins debootstrap skopeo docker-registry iptables iproute2 procps docker.io podman uidmap jq strace; do
   dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || need+=("$package")
 done
 if ((${#need[@]})); then

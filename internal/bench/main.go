@@ -2,6 +2,7 @@
 // machine disturbs them alike, and makes containers without a process in between.
 //
 //	bench compare [-runs N] [-pause D] COMMAND…   the median times of each, in ms; "A ; B" are programs one after the other
+//	bench counts [-runs N] COMMAND…               the least page faults and system calls of each
 //	bench spawn ROOTFS WORKDIR CGROUP N           ms a container that package spawn makes (test/floor.c is the same in C)
 //	bench oci BUNDLE ROOT N                       ms a container that package oci creates, starts and deletes
 package main
@@ -14,7 +15,6 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"gantry/spawn"
@@ -24,12 +24,14 @@ func main() {
 	spawn.KeepMemory() // as programs that make containers do
 	log.SetFlags(0)
 	if len(os.Args) < 2 {
-		log.Fatal("bench compare|spawn|oci …")
+		log.Fatal("bench compare|counts|spawn|oci …")
 	}
 	var err error
 	switch args := os.Args[2:]; os.Args[1] {
 	case "compare":
 		err = compare(args)
+	case "counts":
+		err = counts(args)
 	case "spawn":
 		err = withCount(args, 4, func(n int) (time.Duration, error) { return spawnMany(args[0], args[1], args[2], n) })
 	case "oci":
@@ -104,14 +106,11 @@ func median(times []time.Duration) float64 {
 // measure runs a command, whose words have no spaces in them, and notes how long it took.
 func measure(command string, times *[]time.Duration) error {
 	began := time.Now()
-	for program := range strings.SplitSeq(command, " ; ") {
-		words := strings.Fields(program)
+	err := each(command, func(words []string) error {
 		c := exec.Command(words[0], words[1:]...)
 		c.Stderr = os.Stderr // not a pipe: what goes on in the background would hold it
-		if err := c.Run(); err != nil {
-			return fmt.Errorf("%s: %w", program, err)
-		}
-	}
+		return c.Run()
+	})
 	*times = append(*times, time.Since(began))
-	return nil
+	return err
 }

@@ -28,7 +28,6 @@ type container struct {
 	server     *Server
 	oci        *oci.Container
 	init       *process
-	options    options
 	killRest   bool // it shares a pid namespace: its other processes do not end with the first one
 
 	op     sync.Mutex // one change at a time
@@ -43,7 +42,6 @@ type addresses struct {
 	Bundle                string
 	Terminal              bool
 	Stdin, Stdout, Stderr string
-	Options               options `json:",omitzero"`
 }
 
 // path is where the container's files stand in the supervisor's directory.
@@ -56,21 +54,14 @@ func (s *Server) create(ctx context.Context, r *task.CreateTaskRequest) (_ *cont
 		return nil, err
 	}
 	defaultOOM(spec.Process)
-	options, err := readOptions(r.Options)
-	if err == nil {
-		err = s.place(options.shimCgroup)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("create container %s: %w", r.ID, err)
-	}
-	c := &container{id: r.ID, bundle: r.Bundle, server: s, options: options, killRest: !ownPIDs(spec)}
+	c := &container{id: r.ID, bundle: r.Bundle, server: s, killRest: !ownPIDs(spec)}
 	p := &process{terminal: r.Terminal, stdin: r.Stdin, stdout: r.Stdout, stderr: r.Stderr, exited: make(chan struct{})}
 	c.init = p
 	if p.streams, err = newStreams(r.Terminal, r.Stdin, r.Stdout, r.Stderr); err != nil {
 		return nil, err
 	}
 	path := s.path(r.ID)
-	o := oci.CreateOptions{Bundle: r.Bundle, Spec: spec, NoPivot: options.noPivot, NoNewKeyring: options.noNewKeyring}
+	o := oci.CreateOptions{Bundle: r.Bundle, Spec: spec}
 	defer func() {
 		closeAll([]*os.File{o.Stdio.Stdin, o.Stdio.Stdout, o.Stdio.Stderr})
 		if err != nil {
@@ -78,7 +69,7 @@ func (s *Server) create(ctx context.Context, r *task.CreateTaskRequest) (_ *cont
 			err = errors.Join(err, removeFile(path+".json"))
 		}
 	}()
-	text, err := json.Marshal(addresses{r.Bundle, r.Terminal, r.Stdin, r.Stdout, r.Stderr, options})
+	text, err := json.Marshal(addresses{r.Bundle, r.Terminal, r.Stdin, r.Stdout, r.Stderr})
 	if err != nil {
 		return nil, err
 	}
@@ -88,13 +79,10 @@ func (s *Server) create(ctx context.Context, r *task.CreateTaskRequest) (_ *cont
 	if o.Stdio, err = p.stdio(path); err != nil {
 		return nil, err
 	}
-	if err := options.own(o.Stdio); err != nil {
-		return nil, fmt.Errorf("create container %s: %w", r.ID, err)
-	}
 	for _, m := range r.Rootfs {
 		o.Rootfs = append(o.Rootfs, oci.Mount{Type: m.Type, Source: m.Source, Options: m.Options})
 	}
-	made, child, err := s.runtimeOf(options).Create(ctx, r.ID, o)
+	made, child, err := s.runtime.Create(ctx, r.ID, o)
 	if err != nil {
 		return nil, err
 	}
@@ -272,9 +260,6 @@ func (c *container) startExec(ctx context.Context, p *process) error {
 func (c *container) spawnExec(ctx context.Context, p *process, spec *specs.Process) error {
 	o, err := p.stdio("")
 	defer func() { closeAll([]*os.File{o.Stdin, o.Stdout, o.Stderr}) }()
-	if err == nil {
-		err = c.options.own(o)
-	}
 	if err != nil {
 		return err
 	}
