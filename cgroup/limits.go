@@ -100,6 +100,8 @@ func (g *Group) apply(s setting) error {
 		return nil
 	case errors.Is(err, os.ErrNotExist):
 		return fmt.Errorf("limit cgroup %s: %s: the kernel has no %s", g.path, s.field, s.file)
+	case errors.Is(err, unix.EINVAL) && s.file == "cpu.rt_runtime_us":
+		return fmt.Errorf("limit cgroup %s: %s: %s is more than the parent has left: give %s more first: %w", g.path, s.field, s.value, filepath.Join(filepath.Dir(dir), s.file), err)
 	case errors.Is(err, unix.EBUSY) && s.controller == "memory":
 		return fmt.Errorf("limit cgroup %s: %s: more is in use than the new limit allows: %w", g.path, s.field, err)
 	}

@@ -1,12 +1,15 @@
 package cgroup
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // A period that would, with the old quota, exceed the parent's share is set together with a quota that fits.
@@ -64,5 +67,25 @@ func TestDeviceAccessWithLetterA(t *testing.T) {
 	}
 	if err := g.Set(rule("a")); err == nil {
 		t.Error("a rule for no access at all")
+	}
+}
+
+// TestNoRealtimeLeft: v1 gives a group no more realtime than its parent has, and the error says whose that is.
+func TestNoRealtimeLeft(t *testing.T) {
+	g := testGroup(t, nil)
+	file := filepath.Join(filepath.Dir(g.host.dir("cpu", g.path)), "cpu.rt_runtime_us")
+	if _, err := os.Stat(file); err != nil {
+		t.Skipf("this kernel limits no realtime scheduling by cgroup v1: %v", err)
+	}
+	runtime := int64(10000)
+	err := g.Set(&specs.LinuxResources{CPU: &specs.LinuxCPU{RealtimeRuntime: &runtime}})
+	if !errors.Is(err, unix.EINVAL) || !strings.Contains(fmt.Sprint(err), "give "+file+" more first") {
+		t.Errorf("%v, want one that names %s", err, file)
+	}
+	if err := write(file, "20000"); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Set(&specs.LinuxResources{CPU: &specs.LinuxCPU{RealtimeRuntime: &runtime}}); err != nil {
+		t.Error(err)
 	}
 }

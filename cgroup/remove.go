@@ -139,16 +139,35 @@ func (g *Group) whoIsThere(busy []string) string {
 	}
 	var text strings.Builder
 	for _, pid := range pids {
-		stat, err := rawfile.Read(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			continue
-		}
-		name, rest, _ := strings.Cut(string(stat), ") ") // see proc_pid_stat(5); a name with this in it is cut short
-		_, name, _ = strings.Cut(name, "(")
+		name, waits := whatIsIt(pid)
 		fmt.Fprintf(&text, "; process %d (%s) is in it", pid, name)
-		if strings.HasPrefix(rest, "D") {
+		if waits {
 			text.WriteString(" and does not die before the system call that it waits in returns")
 		}
 	}
 	return text.String()
+}
+
+// whatIsIt is a process's name, and whether one of its threads waits in the kernel for what no signal interrupts; see
+// proc_pid_stat(5). Once it was killed, its first thread may be a zombie while another one waits.
+func whatIsIt(pid int) (name string, waits bool) {
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		return "gone by now", false
+	}
+	for _, thread := range threads {
+		stat, err := rawfile.Read(fmt.Sprintf("/proc/%d/task/%s/stat", pid, thread.Name()))
+		if err != nil {
+			continue
+		}
+		end := strings.LastIndex(string(stat), ") ")
+		if end < 0 {
+			continue
+		}
+		if _, text, found := strings.Cut(string(stat[:end]), "("); found && name == "" {
+			name = text
+		}
+		waits = waits || strings.HasPrefix(string(stat[end:]), ") D")
+	}
+	return name, waits
 }
