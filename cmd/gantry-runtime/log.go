@@ -9,6 +9,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"gantry/internal/printable"
 )
 
 // logger writes messages as runc does: one line each, text or JSON, to a file or to standard error. docker, containerd
@@ -39,16 +41,19 @@ func (l *logger) open() error {
 func (l *logger) fatal(err error) {
 	l.print("error", err.Error(), "")
 	if l.out != nil {
-		fmt.Fprintln(os.Stderr, err)
+		show(err)
 	}
 }
+
+// show prints an error. It may have names of the bundle's, which must not drive a terminal.
+func show(err error) { fmt.Fprintln(os.Stderr, printable.Text(err.Error())) }
 
 // plain shows an error as it is, and logs it if there is a file.
 func (l *logger) plain(err error) {
 	if l.out != nil {
 		l.print("error", err.Error(), "")
 	}
-	fmt.Fprintln(os.Stderr, err)
+	show(err)
 }
 
 // print writes a line. Attributes, if any, are " key=value" each.

@@ -155,6 +155,16 @@ func TestTokenServer(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	})
+	for name, answer := range map[string]string{"no JSON": "<html>", "another JSON": `{"token":{}}`, "no token": "{}", "nothing": ""} {
+		t.Run("answers "+name, func(t *testing.T) {
+			plain.answer = func(w http.ResponseWriter) { _, _ = w.Write([]byte(answer)) }
+			r := newRegistry(t)
+			r.setHook(guard("Bearer good", fmt.Sprintf(`Bearer realm="%s/token",service="test"`, plain.URL)))
+			if _, err := s.Pull(context.Background(), r.host()+"/app:1", PullOptions{}); !errdefs.IsInvalidArgument(err) && !errdefs.IsUnauthorized(err) && !errdefs.IsUnavailable(err) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
 	t.Run("unverified TLS", func(t *testing.T) {
 		service := newTokens(t, secure)
 		u, err := url.Parse(service.URL)

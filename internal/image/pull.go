@@ -51,11 +51,11 @@ func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (*Image, er
 		if errdefs.IsNotFound(err) {
 			err = fmt.Errorf("manifest unknown: %w", err)
 		}
-		return nil, fmt.Errorf("pull %s: %w", reference.FamiliarString(named), classify(ctx, err))
+		return nil, fmt.Errorf("pull %s: %w", reference.FamiliarString(named), badAnswer(ctx, classify(ctx, err)))
 	}
 	fetcher, err := resolver.Fetcher(ctx, full)
 	if err != nil {
-		return nil, fmt.Errorf("pull %s: %w", reference.FamiliarString(named), classify(ctx, err))
+		return nil, fmt.Errorf("pull %s: %w", reference.FamiliarString(named), badAnswer(ctx, classify(ctx, err)))
 	}
 	p := &pull{store: s, ref: full, fetcher: fetcher, progress: o.Progress}
 	var img *Image

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -252,6 +253,16 @@ func classify(ctx context.Context, err error) error {
 		return fmt.Errorf("the registry cannot be reached: %w: %w", err, errdefs.ErrUnavailable)
 	}
 	return err
+}
+
+// badAnswer gives a class to an error of the conversation with a registry that has none: nothing of this machine is
+// concerned yet, so an answer was not understood.
+func badAnswer(ctx context.Context, err error) error {
+	var local syscall.Errno
+	if ctx.Err() != nil || errors.As(err, &local) || !errdefs.IsUnknown(errdefs.Resolve(err)) {
+		return err
+	}
+	return fmt.Errorf("the registry's answer is not understood: %w: %w", err, errdefs.ErrInvalidArgument)
 }
 
 // statusClass is the class of what a registry answers; see the distribution specification, "error codes".
