@@ -42,7 +42,7 @@ func TestSweepAtOpen(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(unrecorded, []byte("lost"), 0o600); err != nil {
+	if err := errors.Join(os.WriteFile(unrecorded, []byte("lost"), 0o600), os.WriteFile(filepath.Join(root, "embedded.new"), nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	s = newStore(t, Options{Root: root})
@@ -51,6 +51,9 @@ func TestSweepAtOpen(t *testing.T) {
 	}
 	if _, err := os.Stat(unrecorded); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a blob that the metadata does not know: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(root, "embedded.new")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("an unfinished mark: %v", err)
 	}
 	if img, err := s.Get(ctx, "app:1", nil); err != nil || img.ID != list[0].ID {
 		t.Errorf("%v, %v", img, err)

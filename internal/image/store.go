@@ -123,6 +123,9 @@ func (s *Store) recover(ctx context.Context) error {
 		}
 	}
 	s.ingests.sweep()
+	if err := os.Remove(s.markPath() + ".new"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("drop an unfinished mark: %w", err)
+	}
 	return s.dropUnknown(ctx)
 }
 

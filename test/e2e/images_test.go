@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -235,4 +236,79 @@ func TestImpliedInContainer(t *testing.T) {
 			t.Errorf("the mode of /sticky: %q", got)
 		}
 	})
+}
+
+// TestKilledTransfers: an engine that is killed while a pull and a load are under way leaves nothing of them for the next.
+func TestKilledTransfers(t *testing.T) {
+	d, err := startDaemon(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	images := filepath.Join(d.dir, "root", "images")
+	count := func(pattern string) int {
+		list, err := filepath.Glob(filepath.Join(images, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	must(t, command("gantry", d, "image", "prune", "-f")) // with what a load leaves to the next collection
+	blobs, layers := count("content/blobs/sha256/*"), count("layers/*")
+
+	stop := make(chan struct{})
+	g := imageOf(t, archive(t, file("slow")))
+	g.serve = func(w http.ResponseWriter, _ *http.Request, body []byte) {
+		if !bytes.Equal(body, g.layer) {
+			_, _ = w.Write(body)
+			return
+		}
+		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+		_, _ = w.Write(body[:len(body)/2])
+		_ = http.NewResponseController(w).Flush()
+		<-stop
+	}
+	pull := client(t.Context(), "gantry", d, "pull", g.start(t))
+	t.Cleanup(func() { close(stop) }) // before the registry's end
+	load := client(t.Context(), "docker", d, "load")
+	input, err := load.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, cmd := range []*exec.Cmd{pull, load} {
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	plain := savedImage(t, []string{"killed:1"}, archive(t, file("killed")), bytes.Repeat([]byte("x"), 1<<20))
+	if _, err := input.Write(plain[:len(plain)/2]); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a layer is being unpacked, and blobs are coming in", func() bool { return count("layers/tmp-*") > 0 && count("content/ingest/*") >= 2 })
+	if err := d.kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = input.Close() // the load has failed
+	for _, cmd := range []*exec.Cmd{pull, load} {
+		if err := cmd.Wait(); err == nil {
+			t.Errorf("%v succeeded", cmd.Args)
+		}
+	}
+	if err := d.start(); err != nil {
+		t.Fatal(err)
+	}
+	if n := count("content/ingest/*"); n != 0 {
+		t.Errorf("%d directories in content/ingest", n)
+	}
+	must(t, command("gantry", d, "image", "prune", "-f"))
+	if b, l := count("content/blobs/sha256/*"), count("layers/*"); b != blobs || l != layers {
+		t.Errorf("%d blobs and %d layers, before %d and %d", b, l, blobs, layers)
+	}
+	if list := must(t, command("gantry", d, "images", "--format", "{{.Repository}}")); list != "toolbox" {
+		t.Errorf("images: %s", list)
+	}
 }
