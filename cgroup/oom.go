@@ -4,15 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
 // WatchOOM sends a value each time that the group runs out of memory (v1) or a process of it is killed for that (v2), by
-// the kernel's own notification. The channel is closed when the group is gone, when nothing lives in it any more (v2), or
-// when ctx ends. See the kernel's admin-guide/cgroup-v1/memory and cgroup-v2, "memory.events".
+// the kernel's own notification. Several in a row may be one value. The channel is closed when the group is gone, when
+// nothing lives in it any more (v2), or when ctx ends. See the kernel's admin-guide/cgroup-v1/memory and cgroup-v2,
+// "memory.events".
 func (g *Group) WatchOOM(ctx context.Context) (<-chan struct{}, error) {
 	dir := g.host.dir("memory", g.path)
 	if dir == "" {
@@ -20,27 +23,24 @@ func (g *Group) WatchOOM(ctx context.Context) (<-chan struct{}, error) {
 	}
 	open, look := eventfd, g.stillThere
 	if g.host.mode() == V2 {
-		open, look = inotify, g.oomKilled()
+		open, look = changesOf("memory.events", "cgroup.events"), g.oomKilled()
 	}
-	events, err := open(dir)
+	ctx, cancel := context.WithCancel(ctx)
+	changes, err := open(ctx, dir)
 	if err != nil {
+		cancel()
 		return nil, fmt.Errorf("watch cgroup %s for want of memory: %w", g.path, err)
 	}
 	out := make(chan struct{}, 1)
-	ended := context.AfterFunc(ctx, func() { _ = events.Close() }) // wakes the reader
 	go func() {
 		defer close(out)
-		defer func() { ended(); _ = events.Close() }() // nothing was written
-		buf := make([]byte, 4096)
-		for {
-			if _, err := events.Read(buf); err != nil {
-				return
-			}
+		defer cancel()
+		for range changes {
 			happened, there := look(dir)
 			if happened {
 				select {
 				case out <- struct{}{}:
-				case <-ctx.Done():
+				default: // one waits to be seen
 				}
 			}
 			if !there {
@@ -51,8 +51,40 @@ func (g *Group) WatchOOM(ctx context.Context) (<-chan struct{}, error) {
 	return out, nil
 }
 
+// notify sends a value on the channel whenever await returns true, until ctx ends or it returns false; then it closes the
+// files. The channel is closed after the last value.
+func notify(ctx context.Context, files []*os.File, await func(*os.File) bool) <-chan struct{} {
+	changes := make(chan struct{}, 1)
+	stop := context.AfterFunc(ctx, func() { // wakes those who wait
+		for _, f := range files {
+			_ = f.Close() // nothing was written
+		}
+	})
+	var waiting sync.WaitGroup
+	for _, f := range files {
+		waiting.Go(func() {
+			for await(f) {
+				select {
+				case changes <- struct{}{}:
+				default:
+				}
+			}
+		})
+	}
+	go func() {
+		waiting.Wait()
+		if stop() {
+			for _, f := range files {
+				_ = f.Close()
+			}
+		}
+		close(changes)
+	}()
+	return changes
+}
+
 // eventfd is notified by a v1 group, of its removal too.
-func eventfd(dir string) (_ *os.File, err error) {
+func eventfd(ctx context.Context, dir string) (_ <-chan struct{}, err error) {
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("eventfd: %w", err)
@@ -66,7 +98,10 @@ func eventfd(dir string) (_ *os.File, err error) {
 	if err != nil {
 		return nil, errors.Join(err, events.Close())
 	}
-	return events, nil
+	return notify(ctx, []*os.File{events}, func(f *os.File) bool {
+		_, err := f.Read(make([]byte, 8))
+		return err == nil
+	}), nil
 }
 
 func (g *Group) stillThere(dir string) (happened, there bool) {
@@ -74,20 +109,54 @@ func (g *Group) stillThere(dir string) (happened, there bool) {
 	return err == nil, err == nil
 }
 
-// inotify is notified of what changes in a v2 group's events.
-func inotify(dir string) (*os.File, error) {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return nil, fmt.Errorf("inotify: %w", err)
-	}
-	events := os.NewFile(uintptr(fd), "oom events")
-	for _, file := range []string{"memory.events", "cgroup.events"} {
-		name := filepath.Join(dir, file)
-		if _, err := unix.InotifyAddWatch(fd, name, unix.IN_MODIFY|unix.IN_DELETE_SELF); err != nil {
-			return nil, errors.Join(&os.PathError{Op: "inotify_add_watch", Path: name, Err: err}, events.Close())
+// changesOf is notified of changes of a v2 group's files, by poll(2). Unlike inotify, whose instances are few (128 for a user),
+// that works for any number of groups.
+func changesOf(names ...string) func(ctx context.Context, dir string) (<-chan struct{}, error) {
+	return func(ctx context.Context, dir string) (<-chan struct{}, error) {
+		var files []*os.File
+		for _, name := range names {
+			path := filepath.Join(dir, name)
+			fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0) // nonblocking: for the runtime's poller
+			if err == nil {
+				files = append(files, os.NewFile(uintptr(fd), path))
+				err = see(files[len(files)-1])
+			}
+			if err != nil {
+				for _, f := range files {
+					_ = f.Close()
+				}
+				return nil, &os.PathError{Op: "watch", Path: path, Err: err}
+			}
 		}
+		return notify(ctx, files, awaitChange), nil
 	}
-	return events, nil
+}
+
+// see reads a file of a group: changes from then on are new.
+func see(f *os.File) error {
+	_, err := f.ReadAt(make([]byte, 512), 0)
+	if err == io.EOF {
+		err = nil
+	}
+	return err
+}
+
+// awaitChange returns when the kernel has told of a change (POLLPRI), and false if the file is closed or its group gone.
+func awaitChange(f *os.File) bool {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return false
+	}
+	err = conn.Read(func(fd uintptr) bool {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLPRI}}
+		for {
+			n, err := unix.Poll(p, 0)
+			if err != unix.EINTR {
+				return err != nil || n > 0
+			}
+		}
+	})
+	return err == nil && see(f) == nil
 }
 
 // oomKilled compares with what was counted before.
