@@ -40,6 +40,8 @@ type config struct {
 	Group        string       `json:"group"` // of unix sockets
 	Debug        bool         `json:"debug"`
 
+	LogOptions map[string]string `json:"log-opts"` // of containers that do not set them
+
 	teardown bool // take away what the engine left on the host, and end
 }
 
@@ -68,6 +70,17 @@ func parseConfig(args []string, out io.Writer) (*config, error) {
 	flags.StringVar(&f.Init, "init-path", "", "`PATH` of gantry-init, for containers with --init (default: beside this program)")
 	flags.StringVar(&f.Shim, "shim", "", "`PATH` of containerd-shim-gantry-v1 (default: beside this program)")
 	flags.StringVar(&f.Group, "group", "", "`GROUP` that may use unix sockets")
+	flags.Func("log-opt", "`NAME=VALUE` of the log of containers that do not set it; may be repeated (default max-size=20m, max-file=5)", func(s string) error {
+		name, value, found := strings.Cut(s, "=")
+		if !found {
+			return errors.New("want NAME=VALUE")
+		}
+		if f.LogOptions == nil {
+			f.LogOptions = map[string]string{}
+		}
+		f.LogOptions[name] = value
+		return nil
+	})
 	flags.BoolVar(&f.teardown, "teardown", false, "take away the bridge, nftables table and cgroup of a stopped engine, and end")
 	flags.BoolVar(&f.Debug, "debug", false, "log more")
 	if err := flags.Parse(args); err != nil {
@@ -122,6 +135,9 @@ func (c *config) override(f config, hosts []string) {
 	}
 	if len(hosts) > 0 {
 		c.Hosts = hosts
+	}
+	if len(f.LogOptions) > 0 {
+		c.LogOptions = f.LogOptions
 	}
 	c.Debug = c.Debug || f.Debug
 	c.teardown = f.teardown
@@ -178,6 +194,9 @@ func (c *config) complete() error {
 	if c.Init == "" {
 		c.Init = filepath.Join(filepath.Dir(self), "gantry-init")
 	}
+	if err := engine.CheckLogOptions(c.LogOptions); err != nil {
+		return err
+	}
 	if len(c.Bridge) > 15 {
 		return fmt.Errorf("bridge name %q is longer than 15 characters", c.Bridge)
 	}
@@ -190,7 +209,7 @@ const defaultPool = 16
 func (c *config) engineOptions() engine.Options {
 	o := engine.Options{
 		Root: c.Root, Run: c.Run, Shim: c.Shim, Init: c.Init, Bridge: c.Bridge, Table: c.Table, Subnet: c.Subnet, Pool: defaultPool,
-		CgroupParent: c.CgroupParent, Insecure: c.Insecure, Mirrors: map[string][]string{},
+		CgroupParent: c.CgroupParent, Insecure: c.Insecure, Mirrors: map[string][]string{}, LogOptions: c.LogOptions,
 	}
 	if c.Pool != nil {
 		o.Pool = *c.Pool

@@ -23,6 +23,7 @@ import (
 // leaves nothing behind.
 func (e *Engine) CreateContainer(ctx context.Context, r CreateRequest) (container.CreateResponse, error) {
 	normalize(&r.Config)
+	completeLogConfig(&r.Config.HostConfig.LogConfig, e.o.LogOptions)
 	img, err := e.imageFor(ctx, r)
 	if err != nil {
 		return container.CreateResponse{}, err

@@ -34,6 +34,8 @@ type Options struct {
 	Mirrors  map[string][]string
 	Insecure []string
 
+	LogOptions map[string]string // json-file's, for containers that do not set them; see CheckLogOptions
+
 	Version string
 	Log     *slog.Logger
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -9,8 +10,41 @@ import (
 	"strings"
 	"text/template"
 
+	"github.com/moby/moby/api/types/container"
+
 	"gantry/internal/logs"
 )
+
+// The log of a container that says nothing about its size: as much as docker's "local" driver keeps.
+const (
+	defaultLogSize  = "20m"
+	defaultLogFiles = "5"
+)
+
+// unlimited is the max-size of a log without a bound.
+const unlimited = "-1"
+
+// completeLogConfig fills in what a request leaves out, so that the container's description shows what holds for it. As with
+// docker, a container that sets the size alone has one file.
+func completeLogConfig(l *container.LogConfig, defaults map[string]string) {
+	if l.Type != "json-file" {
+		return
+	}
+	all := map[string]string{}
+	if defaults["max-size"] == "" && l.Config["max-size"] == "" {
+		all["max-size"], all["max-file"] = defaultLogSize, defaultLogFiles
+	}
+	maps.Copy(all, defaults)
+	maps.Copy(all, l.Config)
+	l.Config = all
+}
+
+// CheckLogOptions checks options that are to hold for every container that does not set them.
+func CheckLogOptions(options map[string]string) error {
+	l := container.LogConfig{Type: "json-file", Config: options}
+	_, err := logOptions(record{Config: Config{Config: &container.Config{}, HostConfig: &container.HostConfig{LogConfig: l}}}, "")
+	return err
+}
 
 // logOptions reads docker's --log-driver and --log-opt of a container whose log is to be at path.
 func logOptions(rec record, path string) (logs.Options, error) {
@@ -23,9 +57,12 @@ func logOptions(rec record, path string) (logs.Options, error) {
 		var err error
 		switch key {
 		case "max-size":
+			if value == unlimited {
+				continue
+			}
 			o.MaxSize, err = parseSize(value)
 			if err != nil || o.MaxSize <= 0 {
-				return o, refuse("log option max-size=%s: want a size such as 10m", value)
+				return o, refuse("log option max-size=%s: want a size such as 10m, or -1 for a log without a bound", value)
 			}
 		case "max-file":
 			o.MaxFiles, err = strconv.Atoi(value)

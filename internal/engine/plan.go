@@ -15,6 +15,7 @@ import (
 // PlanContainer writes, in words, every system call that a start of such a container would make. Nothing is created.
 func (e *Engine) PlanContainer(ctx context.Context, r CreateRequest, w io.Writer) error {
 	normalize(&r.Config)
+	completeLogConfig(&r.Config.HostConfig.LogConfig, e.o.LogOptions)
 	img, err := e.imageFor(ctx, r)
 	if err != nil {
 		return err
