@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"syscall"
 
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/api/types/container"
@@ -69,12 +70,12 @@ func sendInput(conn *client.Stream, in io.Reader) error {
 }
 
 func (s *session) receive(conn *client.Stream) error {
-	out, errOut := s.out, s.err
-	if out == nil {
-		out = io.Discard
+	out, errOut := output{s.out}, output{s.err}
+	if s.out == nil {
+		out.Writer = io.Discard
 	}
-	if errOut == nil {
-		errOut = io.Discard
+	if s.err == nil {
+		errOut.Writer = io.Discard
 	}
 	if s.tty {
 		_, err := conn.Reader.WriteTo(out)
@@ -82,6 +83,20 @@ func (s *session) receive(conn *client.Stream) error {
 	}
 	_, err := stdcopy.StdCopy(out, errOut, conn.Reader)
 	return err
+}
+
+// errOutputClosed tells that nobody reads what this command prints.
+var errOutputClosed = errors.New("the output is closed")
+
+// output tells a broken pipe of this command's own output from one of the connection to the engine.
+type output struct{ io.Writer }
+
+func (o output) Write(p []byte) (int, error) {
+	n, err := o.Writer.Write(p)
+	if errors.Is(err, syscall.EPIPE) {
+		err = errOutputClosed
+	}
+	return n, err
 }
 
 // attachQuery is the query of POST /containers/{id}/attach for config's streams.

@@ -69,10 +69,10 @@ func (a *app) exec(ctx context.Context, name string, command []string, o execOpt
 	if o.detach {
 		return execError(api.ExecStart(ctx, id, container.ExecStartRequest{Tty: o.tty, ConsoleSize: create.ConsoleSize}))
 	}
-	return a.execAttached(ctx, api, id, create)
+	return a.execAttached(ctx, api, name, id, create)
 }
 
-func (a *app) execAttached(ctx context.Context, api *client.Client, id string, o container.ExecCreateRequest) error {
+func (a *app) execAttached(ctx context.Context, api *client.Client, name, id string, o container.ExecCreateRequest) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s, err := a.session(&container.Config{
@@ -91,8 +91,12 @@ func (a *app) execAttached(ctx context.Context, api *client.Client, id string, o
 			_ = api.ExecResize(ctx, id, h, w) // it may have ended
 		})
 	}
-	if err := s.transfer(conn); errors.Is(err, detach.ErrDetached) {
+	surviveBrokenPipe()
+	switch err := s.transfer(conn); {
+	case errors.Is(err, detach.ErrDetached):
 		return err
+	case errors.Is(err, errOutputClosed):
+		return execOutputClosed(ctx, api, id, name)
 	}
 	code, err := api.ExecExitCode(ctx, id)
 	if err != nil {

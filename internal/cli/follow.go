@@ -65,11 +65,14 @@ func (a *app) follow(ctx context.Context, api *client.Client, id string, f follo
 	if f.config.Tty {
 		followSize(ctx, a.out, resizer(ctx, api, id))
 	}
-	if err := s.transfer(at.conn); errors.Is(err, detach.ErrDetached) {
-		if start == nil {
-			return detach.ErrDetached
-		}
+	surviveBrokenPipe()
+	switch err := s.transfer(at.conn); {
+	case errors.Is(err, detach.ErrDetached) && start == nil:
+		return detach.ErrDetached
+	case errors.Is(err, detach.ErrDetached):
 		return nil
+	case errors.Is(err, errOutputClosed):
+		return containerOutputClosed(id, at.exit)
 	}
 	if s.out == nil && s.err == nil {
 		return nil // only the input was attached: nobody waits for the end
