@@ -105,7 +105,7 @@ func (e *Engine) Events(ctx context.Context, q EventQuery, each func(events.Mess
 			return nil
 		case m, ok := <-live:
 			if !ok {
-				return errSlowListener
+				return errors.Join(errSlowListener, each(e.listenerLost()))
 			}
 			if !match(m) {
 				continue
@@ -114,6 +114,15 @@ func (e *Engine) Events(ctx context.Context, q EventQuery, each func(events.Mess
 				return err
 			}
 		}
+	}
+}
+
+// listenerLost is the last event of a listener that is too slow: whoever reads on learns that events are missing.
+func (e *Engine) listenerLost() events.Message {
+	now := time.Now()
+	return events.Message{
+		Type: events.DaemonEventType, Action: "lost", Scope: "local", Time: now.Unix(), TimeNano: now.UnixNano(),
+		Actor: events.Actor{ID: e.id, Attributes: map[string]string{"message": errSlowListener.Error() + ": those that follow are missing; ask for them with --since"}},
 	}
 }
 

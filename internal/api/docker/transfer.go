@@ -30,13 +30,16 @@ type message struct {
 	Reason   string               `json:"error,omitempty"` // the same error for the oldest clients
 }
 
-// progressStream writes progress as lines of JSON. Its methods are safe for several goroutines at once.
+// progressStream writes progress as lines of JSON, at the client's pace: a client that does not read holds up nothing but
+// its own stream, since others may wait for the same transfer. Its methods are safe for several goroutines at once.
 type progressStream struct {
 	w *response
 
-	mu   sync.Mutex // guards writing and what follows
-	last map[string]reported
-	err  error // the first failure to write; nothing is written after it
+	mu      sync.Mutex // guards what follows
+	last    map[string]reported
+	pending []message     // not written yet; of the numbers of one layer, the newest
+	writing chan struct{} // nil, or closed when the goroutine that writes has ended
+	err     error         // the first failure to write; nothing is written after it
 }
 
 type reported struct {
@@ -55,13 +58,45 @@ func newProgressStream(w *response) *progressStream {
 func (p *progressStream) send(m message) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.write(m)
+	p.enqueue(m)
 }
 
-func (p *progressStream) write(m message) {
-	if p.err == nil {
-		p.err = p.w.line(m)
+// enqueue has m written, in the place of numbers that are out of date by it. mu is held.
+func (p *progressStream) enqueue(m message) {
+	if m.ID != "" {
+		for i := range p.pending {
+			if old := &p.pending[i]; old.ID == m.ID && old.Status == m.Status {
+				*old = m
+				return
+			}
+		}
 	}
+	p.pending = append(p.pending, m)
+	if p.writing == nil {
+		p.writing = make(chan struct{})
+		go p.write(p.writing)
+	}
+}
+
+// write writes until nothing is pending.
+func (p *progressStream) write(ended chan struct{}) {
+	defer close(ended)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.pending) > 0 && p.err == nil {
+		batch := p.pending
+		p.pending = nil
+		p.mu.Unlock()
+		var err error
+		for _, m := range batch {
+			if err = p.w.line(m); err != nil {
+				break
+			}
+		}
+		p.mu.Lock()
+		p.err = err
+	}
+	p.pending, p.writing = nil, nil
 }
 
 // report is the callback for a backend.
@@ -80,20 +115,33 @@ func (p *progressStream) report(e images.Progress) {
 			m.Bar = bar(e.Current, e.Total)
 		}
 	}
-	p.write(m)
+	p.enqueue(m)
 }
 
-// finish ends the stream: with an error in it if it has begun, else the error is the request's.
-func (p *progressStream) finish(err error) error {
+// flush returns when everything is written, or cannot be.
+func (p *progressStream) flush() error {
 	p.mu.Lock()
+	for p.writing != nil {
+		ended := p.writing
+		p.mu.Unlock()
+		<-ended
+		p.mu.Lock()
+	}
 	defer p.mu.Unlock()
+	return p.err
+}
+
+// finish ends the stream: with an error in it if it has begun, else the error is the request's. The response is not used
+// after it.
+func (p *progressStream) finish(err error) error {
+	writeErr := p.flush()
 	if err == nil || !p.w.started {
 		return err
 	}
 	text := printable.Text(err.Error())
-	p.write(message{Error: &jsonstream.Error{Message: text}, Reason: text})
-	if p.err != nil {
-		slog.Debug("the client did not wait for an error", "error", errors.Join(err, p.err))
+	p.send(message{Error: &jsonstream.Error{Message: text}, Reason: text})
+	if writeErr = errors.Join(writeErr, p.flush()); writeErr != nil {
+		slog.Debug("the client did not wait for an error", "error", errors.Join(err, writeErr))
 	}
 	return nil
 }
@@ -146,6 +194,7 @@ func (s *server) imageCreate(w *response, r *http.Request) error {
 // pull streams the progress of pulling ref; before is the ID of the image that bears the name now, or "".
 func (s *server) pull(w *response, r *http.Request, ref reference.Named, p *ocispec.Platform, auth *images.Auth, before string) error {
 	stream := newProgressStream(w)
+	defer func() { _ = stream.flush() }() // even if the backend panics
 	var begin sync.Once
 	img, err := s.backend.PullImage(r.Context(), ref.String(), p, auth, func(e images.Progress) {
 		begin.Do(func() {
@@ -165,7 +214,7 @@ func (s *server) pull(w *response, r *http.Request, ref reference.Named, p *ocis
 		status = "Status: Image is up to date for "
 	}
 	stream.send(message{Status: status + reference.FamiliarString(ref)})
-	return nil
+	return stream.finish(nil)
 }
 
 // pullReference joins a name with a tag or a digest ("sha256:…"); the name may hold them already.
@@ -211,6 +260,7 @@ func (s *server) imageLoad(w *response, r *http.Request) error {
 	}
 	defer drain(w, r)
 	stream := newProgressStream(w)
+	defer func() { _ = stream.flush() }() // even if the backend panics
 	report := stream.report
 	if boolean(q, "quiet") {
 		report = func(images.Progress) {}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -76,4 +77,40 @@ func TestLoad(t *testing.T) {
 	if !strings.Contains(string(body), `{"stream":"Loaded image: a:1\n"}`) || !strings.Contains(string(body), `{"stream":"Loaded image ID: `+pulled.String()) {
 		t.Errorf("body %s", body)
 	}
+}
+
+// TestProgressOfASuspendedClient: a client that reads nothing does not hold up the transfer.
+func TestProgressOfASuspendedClient(t *testing.T) {
+	reads := make(chan struct{})
+	out := &blockedWriter{ResponseRecorder: httptest.NewRecorder(), reads: reads}
+	p := newProgressStream(&response{ResponseWriter: out, version: maxVersion})
+	for i := range 1000 {
+		p.report(images.Progress{ID: fmt.Sprint("l", i%10), Status: "Downloading", Current: int64(i), Total: 1000})
+		for id := range p.last {
+			p.last[id] = reported{} // as if time had passed
+		}
+	}
+	p.report(images.Progress{ID: "l1", Status: "Pull complete"})
+	close(reads)
+	if err := p.finish(errors.New("broken")); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(out.Body.String()), "\n")
+	if n := len(lines); n > 1+10+2 || !strings.Contains(lines[n-2], "Pull complete") || !strings.Contains(lines[n-1], "broken") {
+		t.Errorf("%d lines: %q", n, lines)
+	}
+	if !strings.Contains(out.Body.String(), `"current":999`) {
+		t.Errorf("the newest numbers are missing: %q", lines)
+	}
+}
+
+// blockedWriter is the response to a client that does not read until a channel is closed.
+type blockedWriter struct {
+	*httptest.ResponseRecorder
+	reads <-chan struct{}
+}
+
+func (w *blockedWriter) Write(p []byte) (int, error) {
+	<-w.reads
+	return w.ResponseRecorder.Write(p)
 }
