@@ -78,6 +78,7 @@ func (c *Container) adopt(ctx context.Context) {
 		return
 	}
 	c.run, c.phase = r, phaseRunning
+	c.record.Last.OOMKilled = c.record.Last.OOMKilled && c.record.Last.Started.Equal(r.Started) // else it is of the run before
 	c.record.Last.Started, c.record.Last.Restarts = r.Started, r.Restarts
 	switch {
 	case errdefs.IsNotFound(err): // the supervisor is a new one: watch records the unknown end

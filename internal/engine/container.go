@@ -16,6 +16,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"gantry/internal/network"
+	"gantry/internal/shim/client"
 )
 
 // Container is one container, running or not.
@@ -35,6 +36,7 @@ type Container struct {
 	pending []*attachment // attached before the start
 	retries retries
 	execs   []string
+	oom     client.OOM // what was last heard of it
 }
 
 // record is what is known of a container that must outlive everything: it is in the state database.
@@ -81,6 +83,7 @@ type run struct {
 	Endpoint *network.Endpoint // nil unless it is on the bridge
 	Cgroup   string
 	ended    chan struct{}  // closed when the exit is known
+	ooms     int            // how often it has run out of memory, as far as anybody was told
 	process  *specs.Process // as the bundle has it, once somebody asked
 }
 

@@ -122,6 +122,7 @@ func (e *Engine) open(ctx context.Context) (err error) {
 		e.log.Warn("the embedded image cannot be loaded now", "error", err)
 	}
 	e.resume(ctx)
+	e.background(e.watchOOM)
 	return nil
 }
 

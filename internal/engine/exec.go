@@ -241,7 +241,7 @@ func (x *execution) attach(ctx context.Context, shim *client.Shim, o ExecStart) 
 func (x *execution) abandon(ctx context.Context, shim *client.Shim) {
 	ctx = context.WithoutCancel(ctx)
 	id := x.container.ID
-	if _, err := shim.Task.Kill(ctx, &task.KillRequest{ID: id, ExecID: x.ID, Signal: uint32(unix.SIGKILL)}); err == nil {
+	if _, err := shim.Task.Kill(ctx, &task.KillRequest{ID: id, ExecID: x.ID, Signal: uint32(unix.SIGKILL), All: true}); err == nil {
 		_, _ = shim.Task.Wait(ctx, &task.WaitRequest{ID: id, ExecID: x.ID}) // drop tells what went wrong
 	}
 	x.drop(ctx, shim)

@@ -78,6 +78,8 @@ func (c *Container) ended(ctx context.Context, r *run, last lastRun) {
 		return
 	}
 	last.Started, last.Restarts = r.Started, c.record.Last.Restarts
+	last.OOMKilled = last.OOMKilled || c.record.Last.OOMKilled
+	unheard := last.OOMKilled && r.ooms == 0 && !c.record.Last.OOMKilled
 	c.record.Last, c.run, c.phase = last, nil, phaseExited
 	if h := c.record.Health; h != nil { // nothing that ended is healthy
 		c.record.Health = &container.Health{Status: container.Unhealthy, FailingStreak: h.FailingStreak, Log: h.Log}
@@ -89,7 +91,7 @@ func (c *Container) ended(ctx context.Context, r *run, last lastRun) {
 	auto := c.record.Config.HostConfig.AutoRemove
 	c.mu.Unlock()
 
-	if last.OOMKilled {
+	if unheard {
 		e.containerEvent(c, events.ActionOOM)
 	}
 	e.containerEvent(c, events.ActionDie, "exitCode", strconv.Itoa(last.ExitCode), "execDuration", strconv.Itoa(int(last.Finished.Sub(r.Started).Seconds())))

@@ -280,7 +280,7 @@ func (c *Container) probe(ctx context.Context, r *run, check *container.HealthCo
 	return result
 }
 
-// kill ends an execution that still runs.
+// kill ends an execution that still runs, with its descendants.
 func (x *execution) kill(ctx context.Context) error {
 	x.mu.Lock()
 	running := x.running
@@ -292,7 +292,7 @@ func (x *execution) kill(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = shim.Task.Kill(ctx, &task.KillRequest{ID: x.container.ID, ExecID: x.ID, Signal: uint32(unix.SIGKILL)})
+	_, err = shim.Task.Kill(ctx, &task.KillRequest{ID: x.container.ID, ExecID: x.ID, Signal: uint32(unix.SIGKILL), All: true})
 	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}

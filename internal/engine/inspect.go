@@ -111,7 +111,7 @@ func inspectState(v view) *container.State {
 	}
 	s.Health = v.record.Health
 	if v.phase.alive() {
-		s.Pid, s.ExitCode, s.OOMKilled, s.Error = v.run.Pid, 0, false, ""
+		s.Pid, s.ExitCode, s.Error = v.run.Pid, 0, ""
 	}
 	return s
 }

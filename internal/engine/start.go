@@ -56,8 +56,9 @@ func (c *Container) start(ctx context.Context) error {
 	c.mu.Lock()
 	c.run, c.phase = r, phaseRunning
 	c.record.Stopped = false
-	c.record.Last.Started, c.record.Last.Error = r.Started, ""
+	c.record.Last.Started, c.record.Last.Error, c.record.Last.OOMKilled = r.Started, "", false
 	c.mu.Unlock()
+	c.recordOOM(context.WithoutCancel(ctx))
 	c.engine.background(func(ctx context.Context) { c.watch(ctx, r) })
 	c.engine.containerEvent(c, events.ActionStart)
 	c.superviseHealth(ctx, r)

@@ -88,7 +88,13 @@ func (s *Server) adoptOne(ctx context.Context, id, file string) error {
 	if err != nil {
 		return fmt.Errorf("watch process %d: %w", state.Pid, err)
 	}
-	return p.watch(state.Pid, os.NewFile(uintptr(fd), "pidfd"), c.ended)
+	c.unwatch, c.watched = make(chan struct{}), make(chan struct{})
+	go c.watchOOM()
+	if err := p.watch(state.Pid, os.NewFile(uintptr(fd), "pidfd"), c.ended); err != nil {
+		close(c.unwatch)
+		return err
+	}
+	return nil
 }
 
 // removeFiles removes what stands in the supervisor's directory of a container.

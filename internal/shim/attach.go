@@ -57,6 +57,9 @@ func (s *Server) attach(conn *net.UnixConn) error {
 	if r.Query == client.QueryList {
 		return refuse(conn, client.AttachReply{IDs: s.ids()})
 	}
+	if r.Query == client.QueryOOM {
+		return s.tellOOM(conn)
+	}
 	_, p, err := s.find(r.ID, r.ExecID)
 	switch {
 	case err != nil:
@@ -92,7 +95,11 @@ func sendReply(conn *net.UnixConn, reply client.AttachReply) error {
 
 // join makes the connection a client, and stays until it goes or the process ends.
 func (s *streams) join(conn *net.UnixConn, in *bufio.Reader, r client.AttachRequest) {
-	c := &attached{conn: conn}
+	c, err := newAttached(conn, s.terminal)
+	if err != nil {
+		warn("attach", errors.Join(err, conn.Close()))
+		return
+	}
 	c.wants[logs.Stdout], c.wants[logs.Stderr] = r.Stdout, r.Stderr
 	c.mu.Lock() // the answer comes before the first output
 	if !s.attach(c) {
@@ -102,7 +109,7 @@ func (s *streams) join(conn *net.UnixConn, in *bufio.Reader, r client.AttachRequ
 		}
 		return
 	}
-	err := sendReply(conn, client.AttachReply{})
+	err = sendReply(conn, client.AttachReply{})
 	c.mu.Unlock()
 	if err == nil && r.Stdin {
 		s.input(in)
@@ -110,7 +117,8 @@ func (s *streams) join(conn *net.UnixConn, in *bufio.Reader, r client.AttachRequ
 	if err == nil {
 		awaitHangup(conn)
 	}
-	s.detach(c)
+	s.forget(c)
+	c.close()
 }
 
 // awaitHangup returns when the other side has closed, not only ended what it sends.

@@ -28,12 +28,15 @@ type container struct {
 	server     *Server
 	oci        *oci.Container
 	init       *process
-	killRest   bool // it shares a pid namespace: its other processes do not end with the first one
+	unwatch    chan struct{} // closed to end watchOOM
+	watched    chan struct{} // closed when watchOOM has ended
+	killRest   bool          // it shares a pid namespace: its other processes do not end with the first one
 
 	op     sync.Mutex // one change at a time
 	mu     sync.Mutex // guards what follows
 	execs  map[string]*process
 	paused bool
+	ooms   int           // how often it has run out of memory
 	group  *cgroup.Group // nil: not known yet
 }
 
@@ -88,7 +91,10 @@ func (s *Server) create(ctx context.Context, r *task.CreateTaskRequest) (_ *cont
 	}
 	c.oci = made
 	c.openGroup(spec)
+	c.unwatch, c.watched = make(chan struct{}), make(chan struct{})
+	go c.watchOOM()
 	if err := p.watch(child.Pid, child.Pidfd, c.ended); err != nil {
+		close(c.unwatch)
 		return nil, errors.Join(err, made.Delete(ctx, true))
 	}
 	return c, nil
@@ -143,11 +149,16 @@ func (c *container) ended(status int) {
 			warn("end the processes of container "+c.id, err)
 		}
 	}
+	close(c.unwatch)
+	<-c.watched
 	oom := c.oomKilled()
-	c.init.settle(status, oom)
-	if oom {
-		c.server.events.publish(&events.TaskOOM{ContainerID: c.id})
+	c.mu.Lock()
+	unseen := oom && c.ooms == 0
+	c.mu.Unlock()
+	if unseen {
+		c.noteOOM()
 	}
+	c.init.settle(status, oom)
 	c.exitEvent(c.init, c.id)
 }
 

@@ -242,9 +242,18 @@ func (h *host) exec(id, execID, script string, terminal bool) error {
 	return h.execTo("attach:", id, execID, script, terminal)
 }
 
+// execShell prepares a shell that runs a script.
+func (h *host) execShell(id, execID, script string) error {
+	return h.execArgs("attach:", id, execID, []string{"/bin/sh", "-c", script}, false)
+}
+
 // execTo prepares a process whose outputs have an address.
 func (h *host) execTo(output, id, execID, script string, terminal bool) error {
-	value, err := json.Marshal(&specs.Process{Args: strings.Fields(script), Env: []string{"PATH=/usr/bin:/bin"}, Cwd: "/"})
+	return h.execArgs(output, id, execID, strings.Fields(script), terminal)
+}
+
+func (h *host) execArgs(output, id, execID string, args []string, terminal bool) error {
+	value, err := json.Marshal(&specs.Process{Args: args, Env: []string{"PATH=/usr/bin:/bin"}, Cwd: "/"})
 	if err != nil {
 		return err
 	}

@@ -94,7 +94,7 @@ func (o *output) empty() bool {
 	return none || err != nil
 }
 
-// deliver gives a frame to the sink first, then to the clients. A client that is gone is forgotten.
+// deliver gives a frame to the sink first, then to the clients. A client that is gone, or too far behind, is forgotten.
 func (o *output) deliver(frame []byte) {
 	s := o.streams
 	if k := s.sinks[o.stream]; k != nil {
@@ -113,12 +113,10 @@ func (o *output) deliver(frame []byte) {
 	s.mu.Lock()
 	clients := s.clients
 	s.mu.Unlock()
+	only := s.sinks[o.stream] == nil && len(clients) == 1
 	for _, c := range clients {
-		if !c.wants[o.stream] {
-			continue
-		}
-		if err := c.send(frame); err != nil {
-			s.detach(c)
+		if c.wants[o.stream] && !c.send(frame, only) {
+			s.forget(c)
 		}
 	}
 }

@@ -45,15 +45,16 @@ type Server struct {
 	runtime *oci.Runtime
 	events  *publisher
 
-	mu         sync.Mutex
-	containers map[string]*container // nil: being created
-	settled    sync.Cond             // of mu: none of containers that was nil is so any more
-	conns      int
-	idle       *time.Timer
-	ending     bool
-	lock       *os.File // held to the exit of the process
-	stopped    chan struct{}
-	stop       func()
+	mu          sync.Mutex
+	containers  map[string]*container // nil: being created
+	settled     sync.Cond             // of mu: none of containers that was nil is so any more
+	conns       int
+	oomWatchers map[*oomWatcher]struct{}
+	idle        *time.Timer
+	ending      bool
+	lock        *os.File // held to the exit of the process
+	stopped     chan struct{}
+	stop        func()
 }
 
 // warn reports what no caller can be told.

@@ -158,16 +158,19 @@ func (s service) Wait(ctx context.Context, r *task.WaitRequest) (*task.WaitRespo
 	return &task.WaitResponse{ExitStatus: uint32(p.exit.Status), ExitedAt: timestamppb.New(p.exit.At)}, nil
 }
 
-// Kill sends a signal to a process, or to all of a container.
+// Kill sends a signal to a process, or to all of a container. All with SIGKILL for a process of exec is for its descendants too.
 func (s service) Kill(_ context.Context, r *task.KillRequest) (*emptypb.Empty, error) {
 	c, p, err := s.find(r.ID, r.ExecID)
 	if err != nil {
 		return nil, err
 	}
 	sig := unix.Signal(r.Signal)
-	if r.All && p == c.init {
+	switch {
+	case r.All && p == c.init:
 		err = c.oci.Kill(sig, true)
-	} else {
+	case r.All && sig == unix.SIGKILL:
+		err = c.killTree(p)
+	default:
 		err = p.signal(sig)
 	}
 	if err != nil {

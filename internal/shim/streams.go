@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,6 +31,7 @@ type streams struct {
 	stdin   *os.File // write end, or the terminal's master; nil: none, or closed
 	console *os.File // the terminal's master
 	clients []*attached
+	drained bool // the process has ended: no output waits for a client any more
 	ended   bool
 	ready   chan struct{} // closed when stdin is there: a terminal has none before it starts
 	isReady sync.Once
@@ -245,9 +245,13 @@ func (s *streams) copy(stream logs.Stream, from *os.File) error {
 // is not waited for, but what it writes later is still copied.
 func (s *streams) drain() {
 	s.mu.Lock()
-	outputs := s.outputs
+	outputs, clients := s.outputs, s.clients
+	s.drained = true
 	s.mu.Unlock()
-	deadline := time.After(3 * time.Second) // for a client that does not read
+	for _, c := range clients {
+		c.drain()
+	}
+	deadline := time.After(3 * time.Second) // for a FIFO of containerd's that nobody reads
 	for _, o := range outputs {
 		for waiting := true; waiting; {
 			select {
@@ -262,7 +266,7 @@ func (s *streams) drain() {
 	}
 }
 
-// finish closes the input and the clients, and when the last output has ended, the sinks.
+// finish closes the input and, once they have taken what is left, the clients, and when the last output has ended, the sinks.
 func (s *streams) finish(report func(error)) {
 	s.mu.Lock()
 	s.ended = true
@@ -275,7 +279,7 @@ func (s *streams) finish(report func(error)) {
 	s.isReady.Do(func() { close(s.ready) })
 	s.unhold()
 	for _, c := range clients {
-		_ = c.conn.Close()
+		c.finish()
 	}
 	if stdin != nil && !s.terminal {
 		_ = stdin.Close()
@@ -318,20 +322,6 @@ func (s *streams) flush(stream logs.Stream) error {
 	return nil
 }
 
-// attached is a client of the attach socket.
-type attached struct {
-	conn  *net.UnixConn
-	wants [logs.Stderr + 1]bool
-	mu    sync.Mutex // one frame at a time
-}
-
-func (c *attached) send(frame []byte) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	_, err := c.conn.Write(frame)
-	return err
-}
-
 // attach adds a client; false if the process has ended.
 func (s *streams) attach(c *attached) bool {
 	s.mu.Lock()
@@ -339,12 +329,14 @@ func (s *streams) attach(c *attached) bool {
 	if s.ended {
 		return false
 	}
+	c.draining = s.drained                                           // nobody else knows it yet
 	s.clients = append(s.clients[:len(s.clients):len(s.clients)], c) // a copy: deliver reads the old one
 	s.unhold()
 	return true
 }
 
-func (s *streams) detach(c *attached) {
+// forget takes a client from those that get output.
+func (s *streams) forget(c *attached) {
 	s.mu.Lock()
 	var rest []*attached
 	for _, other := range s.clients {
@@ -354,7 +346,6 @@ func (s *streams) detach(c *attached) {
 	}
 	s.clients = rest
 	s.mu.Unlock()
-	_ = c.conn.Close()
 }
 
 // input copies a client's bytes to the standard input until the client ends them.

@@ -130,3 +130,23 @@ func TestHealthSurvivesTheEngine(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestHealthEndsItsDescendants: a probe that times out leaves nothing behind, whatever it has started.
+func TestHealthEndsItsDescendants(t *testing.T) {
+	both(t, func(t *testing.T, do func(args ...string) result) {
+		for name, check := range map[string]string{
+			"probing-child":  "sleep 5000 & wait",
+			"probing-orphan": "sh -c 'sleep 5000 &'; sleep 6000",
+		} {
+			must(t, do("run", "-d", "--name", name, "--health-cmd", check, "--health-interval", "50ms", "--health-timeout", "300ms", "--health-retries", "3", "toolbox", "sleep", "1000"))
+			defer do("rm", "-f", name)
+			eventually(t, name+" is found unhealthy", func() bool { return healthOf(t, do, name).Status == "unhealthy" })
+			eventually(t, "at most one probe runs", func() bool { return strings.Count(must(t, do("top", name)), "5000") <= 2 })
+			failed := healthOf(t, do, name).FailingStreak
+			eventually(t, "there are more probes", func() bool { return healthOf(t, do, name).FailingStreak > failed+3 })
+			if got := must(t, do("top", name)); strings.Count(got, "5000") > 3 { // of the probe that runs: a shell, its child, a sleep
+				t.Errorf("after %d failures: %s", failed+3, got)
+			}
+		}
+	})
+}

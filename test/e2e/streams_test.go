@@ -156,3 +156,42 @@ func (b *lockedBuffer) String() string {
 	defer b.mu.Unlock()
 	return b.buf.String()
 }
+
+// TestOutputClosed: a container whose output nobody reads any more goes on, its log has a bound, and the user is told.
+func TestOutputClosed(t *testing.T) {
+	do := func(args ...string) result { return command("gantry", shared, args...) }
+	for _, c := range []struct {
+		name, told string
+		args       []string
+	}{
+		{"run", "goes on", []string{"run", "--rm", "--name", "talking", "toolbox", "yes"}},
+		{"exec", "goes on", []string{"exec", "talking", "yes"}},
+		{"attach", "goes on", []string{"attach", "talking"}},
+		{"exec of little", "", []string{"exec", "talking", "seq", "100000"}},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		cmd := client(ctx, "gantry", shared, c.args...)
+		var errs lockedBuffer
+		cmd.Stderr = &errs
+		out, err := cmd.StdoutPipe()
+		if err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer do("rm", "-f", "talking")
+		if _, err := io.ReadFull(out, make([]byte, 2)); err != nil {
+			t.Fatalf("%s: %v: %s", c.name, err, errs.String())
+		}
+		_ = out.Close()
+		_ = cmd.Wait()
+		if code := cmd.ProcessState.ExitCode(); code != 141 || !strings.Contains(errs.String(), c.told) || c.told == "" && errs.String() != "" {
+			t.Errorf("%s: exit %d, %q", c.name, code, errs.String())
+		}
+	}
+	if got := must(t, do("inspect", "-f", "{{.State.Running}} {{json .HostConfig.LogConfig}}", "talking")); got != `true {"Type":"json-file","Config":{"max-file":"5","max-size":"20m"}}` {
+		t.Errorf("the container is %s", got)
+	}
+}

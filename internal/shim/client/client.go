@@ -17,8 +17,10 @@
 // The client sends one line of JSON (AttachRequest); the supervisor answers one line (AttachReply: {} or an error). From
 // there the client's bytes are stdin (half-close ends them), and the supervisor's bytes are the output from now on: raw
 // for a terminal, else frames of Docker's multiplexed stream. When the process has ended and its output is drained the
-// supervisor closes. A client that reads slowly slows the container down as a slow terminal would. With "query":"exit"
-// the answer is all, and says how the process ended; with "query":"list" it has the ids of all containers.
+// supervisor closes. A client that reads slowly slows the container down as a slow terminal would; one that does not
+// read is cut off, with a message as its last output (docs/decisions/016-clients-that-do-not-read.md). With "query":"exit"
+// the answer is all, and says how the process ended; with "query":"list" it has the ids of all containers. With "query":"oom"
+// see WatchOOM.
 package client
 
 import (
@@ -61,7 +63,7 @@ type AttachRequest struct {
 	Stdin  bool   `json:"stdin,omitempty"`
 	Stdout bool   `json:"stdout,omitempty"`
 	Stderr bool   `json:"stderr,omitempty"`
-	Query  string `json:"query,omitempty"` // "", QueryExit or QueryList
+	Query  string `json:"query,omitempty"` // "", QueryExit, QueryList or QueryOOM
 }
 
 // AttachReply is the answer's line.
