@@ -2,7 +2,6 @@ package oci
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"unsafe"
 
@@ -11,24 +10,6 @@ import (
 
 	"gantry/spawn"
 )
-
-// letGo closes what the plan borrowed of the host, mounts and namespaces, which a created container would hold for as long
-// as it waits. The standard streams and preserve are the program's.
-func (b *builder) letGo(fifo spawn.FD, preserve []*os.File) {
-	if os.Geteuid() != 0 && !b.visible {
-		b.hide()
-	}
-	programs := func(fd int) bool {
-		const first = 3
-		return fd < first || fd-first < len(preserve) && preserve[fd-first] != nil
-	}
-	for _, f := range b.files {
-		if f.Num == fifo.Num || programs(f.Num) || b.ending != nil && f.Num == b.ending.Num {
-			continue
-		}
-		b.add("close "+f.Name, unix.SYS_CLOSE, spawn.Desc(f)).Ignore = []unix.Errno{unix.EBADF}
-	}
-}
 
 // endSignals are those by which somebody asks a process to end.
 var endSignals = sigset(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM)

@@ -12,40 +12,49 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"gantry/cgroup"
 	"gantry/rawfile"
 	"gantry/spawn"
 )
 
 // builder compiles one process into a plan. With dry set nothing is opened: descriptors are placeholders, for printing.
 type builder struct {
-	id       string
-	bundle   string
-	spec     *specs.Spec
-	plan     spawn.Plan
-	dry      bool
-	hows     []*unix.OpenHow
-	rootless bool                                  // cgroups that may not be made are done without
-	mounter  *mountHolder                          // makes detached mounts; nil: this program may itself
-	hidden   bool                                  // from this program, too, which is a user's: it takes nothing out of the process
-	visible  bool                                  // a user's process need not hide: nobody else is in its pid namespace
-	files    []spawn.FD                            // open until the process has started
-	root     spawn.FD                              // the container's root, mounted detached
-	ofBundle bool                                  // the root is the directory that the bundle names
-	ending   *spawn.FD                             // readable when a signal wants the waiting process to end; nil: it ends by itself
-	late     []string                              // mount points that become read-only in the end
-	mounted  []string                              // mount points of the configuration, as far as the plan has come
-	future   []futureMount                         // what the plan will have mounted, for files that are looked up before
-	idMaps   map[string]int                        // descriptors of user namespaces, by their maps
-	joined   map[specs.LinuxNamespaceType]spawn.FD // namespaces that have a path
+	id         string
+	bundle     string
+	spec       *specs.Spec
+	plan       spawn.Plan
+	dry        bool
+	hows       []*unix.OpenHow
+	rootless   bool                                  // cgroups that may not be made are done without
+	mounter    *mountHolder                          // makes detached mounts; nil: this program may itself
+	hidden     bool                                  // from this program, too, which is a user's: it takes nothing out of the process
+	visible    bool                                  // a user's process need not hide: nobody else is in its pid namespace
+	shared     bool                                  // others are in its pid namespace: it appears there in the end
+	appeared   bool                                  // it has appeared
+	afterwards []spawn.Step                          // of the parent, when it has appeared
+	kept       []spawn.FD                            // descriptors beside 0, 1 and 2 that the process keeps to the end
+	listener   *os.File                              // of the filter, until its agent gets it; nil: none
+	files      []spawn.FD                            // open until the process has started
+	root       spawn.FD                              // the container's root, mounted detached
+	ofBundle   bool                                  // the root is the directory that the bundle names
+	ending     *spawn.FD                             // readable when a signal wants the waiting process to end; nil: it ends by itself
+	late       []string                              // mount points that become read-only in the end
+	mounted    []string                              // mount points of the configuration, as far as the plan has come
+	future     []futureMount                         // what the plan will have mounted, for files that are looked up before
+	idMaps     map[string]int                        // descriptors of user namespaces, by their maps
+	joined     map[specs.LinuxNamespaceType]spawn.FD // namespaces that have a path
 
+	entry  *cgroup.Entry       // into the cgroup
 	group  string              // the cgroup, when it has been made
 	moveIn func(pid int) error // has systemd move the process into the cgroup, where it cannot itself
 	rdt    *rdtState           // the resctrl groups; nil: none
 
-	state   specs.State // of the container, for a filter's agent; pid 0: the plan makes its first process
-	first   int         // exec: pid of the container's first process; 0: the environment is complete
-	marks   []mark      // which steps come from which fields, for errors
-	program string      // what is executed, if not what process.args names: a hook
+	state specs.State // of the container, for a filter's agent; pid 0: the plan makes its first process
+	home  string      // exec: where in /proc the container's root is, with its users; "": the environment is complete
+	// exec: the steps that join the container
+	joinFrom, joinTo int
+	marks            []mark // which steps come from which fields, for errors
+	program          string // what is executed, if not what process.args names: a hook
 }
 
 // close closes what the plan borrowed.
@@ -54,6 +63,10 @@ func (b *builder) close() {
 		_ = unix.Close(f.Num) // read-only or a mount: nothing to lose
 	}
 	b.files = nil
+	if b.listener != nil {
+		_ = b.listener.Close()
+		b.listener = nil
+	}
 	if b.mounter != nil {
 		_ = b.mounter.end() // it has been told to; what it held is the container's
 		b.mounter = nil

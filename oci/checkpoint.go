@@ -322,7 +322,7 @@ func (j *criuJob) cgroupMounts(m specs.Mount) []specs.Mount {
 func (j *criuJob) maskedFiles(pid int) []criu.Pair {
 	var list []criu.Pair
 	for _, path := range j.b.spec.Linux.MaskedPaths {
-		info, err := os.Lstat(fmt.Sprintf("/proc/%d/root/%s", pid, path))
+		info, err := os.Lstat(threadOf(pid) + "/root/" + path)
 		if err == nil && !info.IsDir() {
 			list = append(list, criu.Pair{Key: path, Value: "/dev/null"})
 		}

@@ -132,7 +132,7 @@ func (b *builder) container(o CreateOptions, entry *cgroup.Entry, fifo spawn.FD,
 		func() error { return b.stdio(o.Stdio, o.PreserveFDs) },
 		b.seal,
 		func() error { return b.heedSignals(3 + len(o.PreserveFDs)) },
-		func() error { b.letGo(fifo, o.PreserveFDs); return nil },
+		func() error { b.keep(fifo, o.PreserveFDs); return nil },
 		func() error { return b.identity(b.spec.Process) },
 		func() error { return b.checkProgram(b.spec.Process) },
 		func() error { return b.seccomp(beforeStart) },
@@ -148,6 +148,7 @@ func (b *builder) container(o CreateOptions, entry *cgroup.Entry, fifo spawn.FD,
 
 // joinCgroup puts the process into its cgroup: at the clone on v2, as its first steps on v1.
 func (b *builder) joinCgroup(entry *cgroup.Entry) error {
+	b.entry = entry
 	if b.dry {
 		mode, err := cgroup.Detect()
 		if err != nil {
@@ -196,7 +197,7 @@ func (b *builder) hiddenNamespaces() error {
 		defer before()
 		return b.namespaces()
 	}
-	if os.Geteuid() != 0 { // who may not look into a hidden process: letGo hides this one
+	if os.Geteuid() != 0 { // who may not look into a hidden process: keep hides this one
 		b.adjustOOM(true)
 		b.openLabels()
 		return b.namespaces()

@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +13,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"gantry/oci/internal/osthread"
 	"gantry/rawfile"
 	"gantry/spawn"
 )
@@ -216,10 +216,8 @@ func (b *builder) detachedDevice(d specs.LinuxDevice, kind uint32) (num int, err
 		mode = uint32(d.FileMode.Perm())
 	}
 	uid, gid := b.ownerOf(d)
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // for good: the thread ends with the goroutine, and its namespace with it
-		done <- func() error {
+	osthread.Run(func() {
+		err = func() error {
 			if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
 				return fmt.Errorf("make a mount namespace: %w", err)
 			}
@@ -240,8 +238,8 @@ func (b *builder) detachedDevice(d specs.LinuxDevice, kind uint32) (num int, err
 			num, err = unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 			return err
 		}()
-	}()
-	if err := <-done; err != nil {
+	})
+	if err != nil {
 		return -1, fmt.Errorf("make %s for a user namespace: %w", d.Path, err)
 	}
 	return num, nil

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -56,6 +55,11 @@ func (c *Container) exec(rec *record, process *specs.Process, o ExecOptions) (*s
 	case status == StatePaused && !o.IgnorePaused:
 		return nil, errors.New("cannot exec in a paused container: resume it first")
 	}
+	return whileEnding(rec, func() (*spawn.Process, error) { return c.enter(rec, process, o) })
+}
+
+// enter makes the process in the container as it is now.
+func (c *Container) enter(rec *record, process *specs.Process, o ExecOptions) (*spawn.Process, error) {
 	b, first, err := c.joiner(rec, process)
 	if err != nil {
 		return nil, err
@@ -73,48 +77,52 @@ func (c *Container) exec(rec *record, process *specs.Process, o ExecOptions) (*s
 	if cpus.initial != nil {
 		slog.Debug("the process begins on its initial CPUs: affinity: " + cpus.initial.mask())
 	}
-	b.first = rec.Pid
+	b.home = first.dir
 	if err := b.exec(first, entry, o.Stdio, o.PreserveFDs, rec.NoNewKeyring); err != nil {
 		return nil, err
 	}
-	return whileExecuting(func() (*spawn.Process, error) { return startOn(cpus.initial, &b.plan) })
+	child, err := startOn(cpus.initial, &b.plan)
+	return child, b.joinError(err)
 }
 
-// joiner is the builder of a process that joins the container's, and the container's first process.
-func (c *Container) joiner(rec *record, process *specs.Process) (*builder, spawn.FD, error) {
+// joiner is the builder of a process that joins the container's, and what it joins that by.
+func (c *Container) joiner(rec *record, process *specs.Process) (_ *builder, _ *entrance, err error) {
 	own, err := rec.spec()
 	if err != nil {
-		return nil, spawn.FD{}, err
+		return nil, nil, err
 	}
 	spec := *own
 	spec.Process = process
 	if err := validate(&spec); err != nil {
-		return nil, spawn.FD{}, err
+		return nil, nil, err
 	}
 	first, err := rec.pidfd()
 	if err != nil {
-		return nil, spawn.FD{}, ErrNotRunning
+		return nil, nil, ErrNotRunning
 	}
 	b := &builder{id: c.ID, bundle: rec.Bundle, spec: &spec, state: rec.hookState(specs.StateRunning), rdt: rec.RDT}
-	return b, b.fd(first, "container"), nil
+	e, err := b.entrance(rec.Pid, b.fd(first, "container"))
+	if isGone(err) {
+		err = fmt.Errorf("%w: %w", errNoThread, err)
+	}
+	if err != nil {
+		b.close()
+		return nil, nil, err
+	}
+	return b, e, nil
 }
 
-// whileExecuting tries again while the process whose namespaces are to be joined has none (ESRCH): its first thread
-// has, for the moment in which another one calls execve(2), and for good if it has ended while others go on.
-func whileExecuting(start func() (*spawn.Process, error)) (*spawn.Process, error) {
-	const tries = 200
-	for i := range tries {
-		child, err := start()
-		if !errors.Is(err, unix.ESRCH) {
-			return child, err
-		}
-		time.Sleep(time.Duration(i) * 10 * time.Microsecond)
+// joinError tells a failure to join a process whose threads are ending from others.
+func (b *builder) joinError(err error) error {
+	var failed *spawn.StepError
+	if errors.As(err, &failed) && b.joinFrom <= failed.Index && failed.Index < b.joinTo && isGone(failed.Err) {
+		return fmt.Errorf("%w: %w", errNoThread, err)
 	}
-	return nil, errors.New("the first thread of its first process has ended: there are no namespaces to join")
+	return err
 }
 
 // exec adds the steps of a process that joins a container: its cgroup, then all its namespaces at once; see setns(2).
-func (b *builder) exec(first spawn.FD, entry *cgroup.Entry, stdio Stdio, preserve []*os.File, noKeyring bool) error {
+func (b *builder) exec(first *entrance, entry *cgroup.Entry, stdio Stdio, preserve []*os.File, noKeyring bool) error {
 	if err := errors.Join(b.joinCgroup(entry), b.joinRDT()); err != nil {
 		return err
 	}
@@ -130,8 +138,8 @@ func (b *builder) exec(first spawn.FD, entry *cgroup.Entry, stdio Stdio, preserv
 		}
 		b.runOn(cpus.final, text)
 	}
-	if b.first != 0 {
-		if err := b.environment(filesOf(fmt.Sprintf("/proc/%d/root", b.first))); err != nil {
+	if b.home != "" {
+		if err := b.environment(filesOf(b.home + "/root")); err != nil {
 			return err
 		}
 		p = b.spec.Process
@@ -141,13 +149,16 @@ func (b *builder) exec(first spawn.FD, entry *cgroup.Entry, stdio Stdio, preserv
 	if os.Geteuid() == 0 {
 		b.hide()
 	}
+	_, b.shared = b.has(specs.PIDNamespace)
+	b.joinFrom = len(b.plan.Steps)
 	if b.inHostMounts() {
-		b.openFirstRoot()
-		b.joinAll(first)
+		b.openFirstRoot(first)
+		b.joinAll(first, b.shared)
 		b.enterFirstRoot(first)
 	} else {
-		b.joinAll(first)
+		b.joinAll(first, b.shared)
 	}
+	b.joinTo = len(b.plan.Steps)
 	b.keyring(noKeyring, false)
 	if p.Terminal {
 		if stdio.Console == nil {
@@ -157,12 +168,13 @@ func (b *builder) exec(first spawn.FD, entry *cgroup.Entry, stdio Stdio, preserv
 			return err
 		}
 	}
-	if os.Geteuid() != 0 {
-		b.enterPIDs(first)
+	if os.Geteuid() != 0 && !b.visible { // from here on, nothing is taken out of it
+		b.hide()
 	}
-	if p.Terminal {
+	if p.Terminal && !b.shared {
 		b.controlTerminal()
 	}
+	b.keepPreserved(preserve)
 	for _, part := range []func() error{
 		func() error { return b.stdio(stdio, preserve) },
 		b.seal,
@@ -178,22 +190,58 @@ func (b *builder) exec(first spawn.FD, entry *cgroup.Entry, stdio Stdio, preserv
 	return nil
 }
 
-// joinAll joins all namespaces of a container at once, as the root of its user namespace.
-func (b *builder) joinAll(first spawn.FD) {
-	var flags uint64
-	for _, n := range b.spec.Linux.Namespaces {
-		if n.Type == specs.PIDNamespace {
-			if os.Geteuid() == 0 {
-				b.plan.JoinPID = &first
+// joinAll joins all namespaces of a container, as the root of its user namespace. Of the pid namespace the process becomes
+// no part, but its successor will be one; see appear.
+func (b *builder) joinAll(first *entrance, pids bool) {
+	root := os.Geteuid() == 0
+	join := func(kinds ...specs.LinuxNamespaceType) {
+		var flags uint64
+		for _, kind := range kinds {
+			if _, listed := b.has(kind); listed && (pids || kind != specs.PIDNamespace) {
+				flags |= cloneFlags[kind]
 			}
-			continue
 		}
-		flags |= cloneFlags[n.Type]
+		b.joinBy(first, flags)
 	}
-	if flags != 0 {
-		b.add("join the container's namespaces", unix.SYS_SETNS, spawn.Desc(first), spawn.Flags(flags, fmt.Sprintf("%#x", flags)))
+	others := []specs.LinuxNamespaceType{
+		specs.MountNamespace, specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace, specs.TimeNamespace,
 	}
+	if root { // of the host, whose may be what does not belong to the user namespace
+		join(specs.PIDNamespace)
+	}
+	join(append(others, specs.UserNamespace)...)
 	if b.inUserNamespace() {
 		b.becomeRoot()
+	}
+	if !root { // of the user namespace by now
+		join(specs.PIDNamespace)
+	}
+}
+
+// joinBy joins namespaces of a process, at once where the kernel does that; see setns(2).
+func (b *builder) joinBy(e *entrance, flags uint64) {
+	if flags == 0 {
+		return
+	}
+	name := "join the container's namespaces"
+	if flags == unix.CLONE_NEWPID {
+		name = "join the container's pid namespace, for the successor"
+	}
+	if e.files == nil {
+		b.add(name, unix.SYS_SETNS, spawn.Desc(e.process), spawn.Flags(flags, b.namesOf(flags)))
+		return
+	}
+	order := []specs.LinuxNamespaceType{
+		specs.PIDNamespace, specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace, specs.CgroupNamespace, specs.TimeNamespace, specs.MountNamespace,
+	}
+	if os.Geteuid() == 0 { // see joinAll
+		order = append(order, specs.UserNamespace)
+	} else {
+		order = append([]specs.LinuxNamespaceType{specs.UserNamespace}, order...)
+	}
+	for _, kind := range order {
+		if flags&cloneFlags[kind] != 0 {
+			b.add(name, unix.SYS_SETNS, spawn.Desc(e.files[kind]), spawn.Flags(cloneFlags[kind], flagName(kind)))
+		}
 	}
 }

@@ -39,25 +39,28 @@ type moment int
 
 const (
 	withPrivilege moment = iota // before capabilities go: without no_new_privs a filter needs CAP_SYS_ADMIN
+	beforeSight                 // before others in the pid namespace see the process
 	beforeStart                 // as long as somebody is there to take the listener
 	beforeExecve                // so that the profile need not allow the runtime's own calls
 )
 
+func (b *builder) momentOf(program *seccomp.Program) moment {
+	switch {
+	case !b.spec.Process.NoNewPrivileges:
+		return withPrivilege
+	case b.shared && b.allowsAppearing(program):
+		return beforeSight
+	case program.Notifies():
+		return beforeStart
+	}
+	return beforeExecve
+}
+
 // seccomp installs the filter if this is its moment; see seccomp(2).
 func (b *builder) seccomp(now moment) error {
 	program, err := b.filter()
-	if program == nil || err != nil {
+	if program == nil || err != nil || b.momentOf(program) != now {
 		return err
-	}
-	when := withPrivilege
-	if b.spec.Process.NoNewPrivileges {
-		when = beforeExecve
-		if program.Notifies() {
-			when = beforeStart
-		}
-	}
-	if when != now {
-		return nil
 	}
 	slog.Debug(fmt.Sprintf("seccomp filter flags: %d", program.Flags))
 	const setModeFilter = 1
@@ -69,19 +72,33 @@ func (b *builder) seccomp(now moment) error {
 		return nil
 	}
 	s.Result = slotListener
-	b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: "hand the filter's listener to its agent", Pass: slotListener, Sync: b.passListener})
+	const pass = "hand the filter's listener to its agent"
+	if b.shared && !b.appeared { // whose process comes later
+		b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: "take the filter's listener", Pass: slotListener, Sync: b.takeListener})
+		b.afterwards = append(b.afterwards, spawn.Step{Name: pass, Sync: b.passListener})
+	} else {
+		b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: pass, Pass: slotListener, Sync: func(child *spawn.Process) error {
+			return errors.Join(b.takeListener(child), b.passListener(child))
+		}})
+	}
 	b.add("close the listener", unix.SYS_CLOSE, spawn.Of(slotListener))
+	return nil
+}
+
+func (b *builder) takeListener(child *spawn.Process) error {
+	fd, err := unix.PidfdGetfd(int(child.Pidfd.Fd()), child.Passed, 0)
+	if err != nil {
+		return fmt.Errorf("take the listener: %w", err)
+	}
+	b.listener = os.NewFile(uintptr(fd), "listener")
 	return nil
 }
 
 // passListener sends the new filter's listener to the agent. What the process calls from now on, the agent answers.
 func (b *builder) passListener(child *spawn.Process) error {
-	fd, err := unix.PidfdGetfd(int(child.Pidfd.Fd()), child.Passed, 0)
-	if err != nil {
-		return fmt.Errorf("take the listener: %w", err)
+	if b.listener == nil {
+		return nil // it has not been taken, which is an error already
 	}
-	listener := os.NewFile(uintptr(fd), "listener")
-	defer listener.Close()
 	profile := b.spec.Linux.Seccomp
 	state := b.state
 	if state.Pid == 0 { // the container's first process
@@ -90,10 +107,12 @@ func (b *builder) passListener(child *spawn.Process) error {
 	text, err := plainjson.Marshal(&specs.ContainerProcessState{
 		Version: specs.Version, Fds: []string{specs.SeccompFdName}, Pid: child.Pid, Metadata: profile.ListenerMetadata, State: state,
 	})
-	if err != nil {
-		return err
+	if err == nil {
+		err = sendTo(profile.ListenerPath, text, b.listener)
 	}
-	return sendTo(profile.ListenerPath, text, listener)
+	_ = b.listener.Close() // the agent has its own
+	b.listener = nil
+	return err
 }
 
 // sendTo sends a message with a descriptor over a connection of its own ("The Container Process State").

@@ -107,12 +107,15 @@ func memoryFile(name string, text []byte) (*os.File, error) {
 
 func (p *hookProcess) stdio() Stdio { return Stdio{Stdin: p.state, Stdout: p.output, Stderr: p.output} }
 
-// steps adds those that put the streams in place and execute the hook.
-func (p *hookProcess) steps(plan *spawn.Plan) {
+// streams adds the steps that put the streams in place.
+func (p *hookProcess) streams(plan *spawn.Plan) {
 	state, output := spawn.FD{Num: int(p.state.Fd()), Name: "state"}, spawn.FD{Num: int(p.output.Fd()), Name: "output"}
 	plan.Add("pass the state", unix.SYS_DUP3, spawn.Desc(state), spawn.Int(0), spawn.Int(0))
 	plan.Add("take standard output", unix.SYS_DUP3, spawn.Desc(output), spawn.Int(1), spawn.Int(0))
 	plan.Add("take standard error", unix.SYS_DUP3, spawn.Desc(output), spawn.Int(2), spawn.Int(0))
+}
+
+func (p *hookProcess) execute(plan *spawn.Plan) {
 	plan.Add("execute", unix.SYS_EXECVE, spawn.Str(p.path), spawn.Strs(p.args), spawn.Strs(p.env))
 }
 

@@ -244,19 +244,26 @@ func (h *hookRunner) runInRuntime(ctx context.Context, p *hookProcess) error {
 			step.Ignore = []unix.Errno{unix.ENOENT, unix.ENOTDIR, unix.EACCES}
 		}
 	}
-	p.steps(plan)
+	p.streams(plan)
+	p.execute(plan)
 	return p.follow(ctx, plan)
 }
 
 // runBeside runs a hook in the namespaces of the process that is being made, with the host's files in sight and the
 // container's root for its directory: that process has not pivoted yet. The runtime's environment does not enter the
-// container's namespaces: a hook whose configuration has no env gets an empty one.
+// container's namespaces: a hook whose configuration has no env gets an empty one. A pid namespace that is another
+// container's, too, is not among them: those who are in there would have the host's files by the hook.
 func (p *hookProcess) runBeside(ctx context.Context, b *builder, child *spawn.Process) error {
 	target := spawn.FD{Num: int(child.Pidfd.Fd()), Name: "container"}
-	x := &builder{id: b.id, spec: b.spec}
-	x.joinAll(target)
+	x := &builder{id: b.id, spec: b.spec, shared: b.isNew(specs.PIDNamespace)}
+	x.joinAll(&entrance{process: target}, x.shared)
 	x.add("go to the container's root", unix.SYS_FCHDIR, spawn.Desc(b.root))
-	p.steps(&x.plan)
+	p.streams(&x.plan)
+	if x.shared {
+		x.closeRest()
+		x.succeed()
+	}
+	p.execute(&x.plan)
 	return p.follow(ctx, &x.plan)
 }
 
@@ -268,16 +275,18 @@ func (p *hookProcess) runIn(ctx context.Context, c *Container, rec *record) erro
 	}
 	process := *spec.Process
 	process.Terminal, process.Args, process.ExecCPUAffinity = false, p.args, nil
-	home := rec.Pid // where the user's home is looked up
 	if p.env != nil {
-		process.Env, home = p.env, 0
+		process.Env = p.env
 	}
 	b, first, err := c.joiner(rec, &process)
 	if err != nil {
 		return err
 	}
 	defer b.close()
-	b.program, b.first, b.state.Status = p.path, home, specs.StateCreated
+	b.program, b.state.Status = p.path, specs.StateCreated
+	if p.env == nil {
+		b.home = first.dir
+	}
 	b.visible = b.isNew(specs.PIDNamespace) // its program has not begun
 	entry, err := b.enterGroup(rec, nil)
 	if err != nil {

@@ -25,14 +25,14 @@ func (b *builder) detachRoot() {
 }
 
 // openFirstRoot opens the root of the container's first process, which setns(2) does not lead to.
-func (b *builder) openFirstRoot() {
-	b.add("open the container's root", unix.SYS_OPENAT, spawn.Int(unix.AT_FDCWD), spawn.Str(fmt.Sprintf("/proc/%d/root", b.state.Pid)),
+func (b *builder) openFirstRoot(first *entrance) {
+	b.add("open the container's root", unix.SYS_OPENAT, spawn.Int(unix.AT_FDCWD), spawn.Str(first.dir+"/root"),
 		spawn.Flags(unix.O_PATH|unix.O_CLOEXEC, "O_PATH|O_CLOEXEC")).Result = slotOldRoot
 }
 
 // enterFirstRoot goes there, if the process that was asked for it is still the container's.
-func (b *builder) enterFirstRoot(first spawn.FD) {
-	b.add("see that the container's first process is there", unix.SYS_PIDFD_SEND_SIGNAL, spawn.Desc(first), spawn.Int(0), spawn.Nil(), spawn.Int(0))
+func (b *builder) enterFirstRoot(first *entrance) {
+	b.add("see that the container's first process is there", unix.SYS_PIDFD_SEND_SIGNAL, spawn.Desc(first.process), spawn.Int(0), spawn.Nil(), spawn.Int(0))
 	b.add("go to the container's root", unix.SYS_FCHDIR, spawn.Of(slotOldRoot))
 	b.add("walk paths from there", unix.SYS_CHROOT, spawn.Str("."))
 	b.add("close the container's root", unix.SYS_CLOSE, spawn.Of(slotOldRoot))

@@ -39,6 +39,8 @@ func (b *builder) mounts() error {
 			err = b.cgroupMount(m, o)
 		case m.Type == "overlay":
 			err = b.overlay(m, o)
+		case m.Type == "proc" && b.shared:
+			err = b.procOfOthers(m, o)
 		default:
 			err = b.fileSystem(m, o)
 		}

@@ -52,9 +52,9 @@ func (b *builder) namespaces() error {
 	pids, joinPIDs := joined[specs.PIDNamespace]
 	_, joinUser := joined[specs.UserNamespace]
 	others := slices.ContainsFunc(joinOrder, func(kind specs.LinuxNamespaceType) bool { _, listed := joined[kind]; return listed })
-	inSteps := joinUser || others && b.isNew(specs.UserNamespace)
-	if joinPIDs && (!inSteps || os.Geteuid() == 0) { // else the process may, as root of the user namespace
-		b.plan.JoinPID = &pids
+	inSteps := joinUser || (others || joinPIDs) && b.isNew(specs.UserNamespace)
+	if b.shared = joinPIDs && (!inSteps || os.Geteuid() == 0); b.shared { // else the process may, as root of the user namespace
+		b.joinPIDs(pids)
 	}
 	if inSteps {
 		err = b.namespacesInSteps(joined)
@@ -117,9 +117,10 @@ func (b *builder) namespacesInSteps(joined map[specs.LinuxNamespaceType]spawn.FD
 	pids, joinPIDs := joined[specs.PIDNamespace]
 	switch {
 	case joinPIDs && !root:
-		b.hide() // from who is there
+		b.hide() // from those who are there: nobody has rights over a process whose memory is of the user namespace above
 		b.hidden = true
-		b.makeAmong(pids, rest)
+		b.joinPIDs(pids)
+		b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: "make the process in the pid namespace", Succeed: true, Clone: rest})
 	case rest&unix.CLONE_NEWPID != 0:
 		b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: "make the process in the user namespace", Succeed: true, Clone: rest})
 	case rest != 0:
@@ -168,6 +169,9 @@ func (b *builder) openNamespaces() (map[specs.LinuxNamespaceType]spawn.FD, error
 			return nil, fmt.Errorf("%s: path %q must be absolute", field, n.Path)
 		}
 		fd, err := b.open(n.Path, unix.O_RDONLY, n.Path)
+		if path := inThread(n.Path); isGone(err) && path != n.Path {
+			fd, err = b.open(path, unix.O_RDONLY, n.Path)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: join a %s namespace: %w", field, n.Type, err)
 		}

@@ -24,6 +24,7 @@ func (b *builder) identity(p *specs.Process) error {
 		return err
 	}
 	b.takeLabels()
+	b.closeRest()
 	b.at("process.rlimits")
 	if err := b.rlimits(p.Rlimits); err != nil {
 		return err
@@ -46,11 +47,16 @@ func (b *builder) identity(p *specs.Process) error {
 	b.user(p.User)
 	b.at("")
 	b.stayVisible()
-	b.enterDirectory(p.Cwd)
-	if err := b.seccomp(withPrivilege); err != nil {
+	late := b.shared && isInProc(p.Cwd)
+	if !late {
+		b.enterDirectory(p.Cwd)
+	}
+	if err := b.confineAndAppear(caps); err != nil {
 		return err
 	}
-	b.capabilities(caps)
+	if late {
+		b.enterDirectory(p.Cwd)
+	}
 	return nil
 }
 

@@ -3,10 +3,12 @@ package oci
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -123,6 +125,82 @@ func TestExecWhileExecuting(t *testing.T) {
 	for range 100 {
 		if text, status, err := b.exec(t, c, func(p *specs.Process) { p.Args = []string{"probe", "say", "x", "0"} }); err != nil || status != 0 || text != "x\n" {
 			t.Fatalf("%q, status %v: %v", text, status, err)
+		}
+	}
+}
+
+// TestExecBesideTheFirstThread: while a thread calls execve, the first one has ended and the others have not, on a slow
+// machine for long. Here it stays so: exec works, and a container joins the namespaces by the process's number.
+func TestExecBesideTheFirstThread(t *testing.T) {
+	for name, change := range map[string]func(*bundle){
+		"host's users": func(*bundle) {},
+		"own users":    mapped(t),
+		"host's mounts": func(b *bundle) {
+			b.spec.Linux.Namespaces = slices.DeleteFunc(b.spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.MountNamespace })
+			b.spec.Linux.MaskedPaths, b.spec.Linux.ReadonlyPaths, b.spec.Mounts = nil, nil, b.spec.Mounts[:1]
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBundle(t, "hollow")
+			change(b)
+			if b.spec.Linux.MaskedPaths == nil {
+				defer unmountAll(t, filepath.Join(b.dir, "rootfs"))
+			}
+			c, p, r := b.start(t)
+			defer r.Close()
+			defer b.end(t, c, p)
+			if _, err := r.Read(make([]byte, len("ready\n"))); err != nil {
+				t.Fatal(err)
+			}
+			for { // until the first thread has ended
+				if _, state, err := processStat(p.Pid); err != nil {
+					t.Fatal(err)
+				} else if state == 'Z' {
+					break
+				}
+			}
+			text, status, err := b.exec(t, c, func(*specs.Process) {})
+			var got report
+			if err = errors.Join(err, json.Unmarshal([]byte(text), &got)); err != nil || status != 0 {
+				t.Fatalf("status %v: %v: %s", status, err, text)
+			}
+			if got.Pid == 1 || !slices.Contains(got.Env, "HOME=/root") || got.Hostname != "probe" {
+				t.Errorf("pid %d, host name %s, environment %q", got.Pid, got.Hostname, got.Env)
+			}
+			for _, n := range b.spec.Linux.Namespaces {
+				kind := nsNames[n.Type]
+				if own, err := os.Readlink(filepath.Join(threadOf(p.Pid), "ns", kind)); err != nil || own != got.NS[kind] {
+					t.Errorf("%s namespace %s, the container's is %s (%v)", kind, got.NS[kind], own, err)
+				}
+			}
+			second := sharing(t, p, change, specs.NetworkNamespace, specs.PIDNamespace)
+			if b.spec.Linux.MaskedPaths == nil {
+				defer unmountAll(t, filepath.Join(second.dir, "rootfs"))
+			}
+			second.spec.Process.Args = []string{"probe"}
+			if seen := second.report(t); seen.NS["net"] != got.NS["net"] || seen.NS["pid"] != got.NS["pid"] {
+				t.Errorf("a second container's namespaces are %v, want %v", seen.NS, got.NS)
+			}
+		})
+	}
+}
+
+func unmountAll(t *testing.T, dir string) {
+	t.Helper()
+	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+		t.Errorf("unmount %s: %v", dir, err)
+	}
+}
+
+// TestThreads: what is looked for in which thread's directory.
+func TestThreads(t *testing.T) {
+	own := fmt.Sprintf("/proc/%d", os.Getpid())
+	for path, want := range map[string]string{
+		own + "/ns/net": own + "/ns/net", "/proc/self/ns/net": "/proc/self/ns/net", own + "/task/1/ns/net": own + "/task/1/ns/net", "/run/ns/x": "/run/ns/x",
+		"/proc/0123/ns/net": "/proc/0123/ns/net", "/proc/4194305/ns/net": "/proc/4194305/ns/net", "/proc/": "/proc/", "": "",
+	} {
+		if got := inThread(path); got != want {
+			t.Errorf("%q: %q, want %q", path, got, want)
 		}
 	}
 }

@@ -215,7 +215,11 @@ func TestRDTClassOfItsOwn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	both := first + strconv.Itoa(x.Pid) + "\n"
+	entered := strings.TrimPrefix(r.tasks(t, "probe"), first) // its predecessor, whose group a process has from the kernel
+	if pid, err := strconv.Atoi(strings.TrimSpace(entered)); err != nil || pid == p.Pid {
+		t.Errorf("exec: in the class: %q (%v)", entered, err)
+	}
+	both := first + entered
 	if want := []string{"probe/tasks", "probe/mon_groups/probe/tasks"}; !slices.Equal(order, append(want, want...)) {
 		t.Errorf("written to, in this order: %q, want twice %q: a monitoring group takes only who is in its class", order, want)
 	}

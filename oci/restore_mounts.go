@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -39,7 +38,7 @@ func (j *criuJob) findMountPoints(pid int) error {
 		return err
 	}
 	defer root.Close()
-	text, err := rawfile.Read(fmt.Sprintf("/proc/%d/mountinfo", pid))
+	text, err := rawfile.Read(threadOf(pid) + "/mountinfo")
 	if err != nil {
 		return err
 	}
@@ -67,14 +66,13 @@ func (j *criuJob) findMountPoints(pid int) error {
 	return nil
 }
 
-// openRootOf opens the root of a process, which has none for the moment in which a thread beside its first calls execve(2).
+// openRootOf opens the root of a process.
 func openRootOf(pid int) (root *os.File, err error) {
-	const tries = 200
-	for i := range tries {
-		if root, err = os.Open(fmt.Sprintf("/proc/%d/root", pid)); !errors.Is(err, os.ErrNotExist) {
+	const tries = 10 // a thread may end between two looks
+	for range tries {
+		if root, err = os.Open(threadOf(pid) + "/root"); !isGone(err) {
 			break
 		}
-		time.Sleep(time.Duration(i) * 10 * time.Microsecond)
 	}
 	return root, err
 }

@@ -16,7 +16,6 @@ import (
 
 	"gantry/cgroup"
 	"gantry/rawfile"
-	"gantry/spawn"
 )
 
 // Unprivileged tells whether this process is an ordinary user, or root of a user namespace below the host's.
@@ -91,23 +90,6 @@ func (b *builder) cgroupDirs() (map[string]string, error) {
 		maps.Copy(dirs, group.Paths())
 	}
 	return dirs, nil
-}
-
-// enterPIDs joins the pid namespace of a container for a user: who has become root of its user namespace may, and has a
-// successor in there. Nobody there sees the process before, and from then on it is hidden.
-func (b *builder) enterPIDs(first spawn.FD) {
-	if !b.visible {
-		b.hide()
-	}
-	if _, listed := b.has(specs.PIDNamespace); listed {
-		b.makeAmong(first, 0)
-	}
-}
-
-// makeAmong makes the process's successor in a pid namespace that exists, given by a descriptor of it or by a process's.
-func (b *builder) makeAmong(pids spawn.FD, namespaces uint64) {
-	b.add("join pid namespace "+pids.Name, unix.SYS_SETNS, spawn.Desc(pids), spawn.Flags(unix.CLONE_NEWPID, "CLONE_NEWPID"))
-	b.plan.Steps = append(b.plan.Steps, spawn.Step{Name: "make the process in the pid namespace", Succeed: true, Show: true, Clone: namespaces})
 }
 
 // writeMaps writes the id maps of a new user namespace, whose creator this process is. A user may map its own ids, and

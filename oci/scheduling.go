@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,14 +12,16 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"gantry/oci/internal/osthread"
 	"gantry/spawn"
 )
 
 // scheduling adds what decides when and where the process runs: scheduler, I/O priority, personality, NUMA memory.
 func (b *builder) scheduling(p *specs.Process) error {
-	b.at("process.scheduler")
-	if err := b.scheduler(p.Scheduler); err != nil {
-		return err
+	if !b.shared { // else see appear
+		if err := b.scheduler(p.Scheduler); err != nil {
+			return err
+		}
 	}
 	b.at("process.ioPriority")
 	if err := b.ioPriority(p.IOPriority); err != nil {
@@ -77,6 +78,8 @@ func (b *builder) scheduler(s *specs.Scheduler) error {
 	if s == nil {
 		return nil
 	}
+	b.at("process.scheduler")
+	defer b.at("")
 	attr, err := schedAttr(s)
 	if err != nil {
 		return err
@@ -84,6 +87,10 @@ func (b *builder) scheduler(s *specs.Scheduler) error {
 	name := fmt.Sprintf("set the scheduler to %s", s.Policy)
 	if r := b.spec.Linux.Resources; s.Policy == specs.SchedDeadline && r != nil && r.CPU != nil && r.CPU.Cpus != "" { // as runc says it
 		name += ", which needs all CPUs (process scheduler can't be used together with AllowedCPUs)"
+	}
+	if b.shared { // it need not be inherited
+		b.byParent(name, func(child *spawn.Process) error { return unix.SchedSetAttr(child.Pid, attr, 0) })
+		return nil
 	}
 	b.add(name, unix.SYS_SCHED_SETATTR, spawn.Int(0),
 		spawn.Bytes(bytesOf(attr), fmt.Sprintf("{%s, nice=%d, priority=%d, %d/%d/%d}", s.Policy, s.Nice, s.Priority, s.Runtime, s.Deadline, s.Period)), spawn.Int(0))
@@ -294,10 +301,7 @@ func startOn(cpus bitSet, plan *spawn.Plan) (*spawn.Process, error) {
 	}
 	var child *spawn.Process
 	var err error
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // for good: the thread ends with the goroutine
+	osthread.Run(func() {
 		mask := unix.NewCPUSet(maxCPUs)
 		for n := range maxCPUs {
 			if cpus[n/bits.UintSize]&(1<<(n%bits.UintSize)) != 0 {
@@ -309,7 +313,6 @@ func startOn(cpus bitSet, plan *spawn.Plan) (*spawn.Process, error) {
 			return
 		}
 		child, err = spawn.Start(plan)
-	}()
-	<-done
+	})
 	return child, err
 }

@@ -61,6 +61,9 @@ func (b *builder) makeGroup(ctx context.Context, rec *record) (_ *newGroup, err 
 		}
 		return g, err
 	case rec.Scope == nil:
+		if pids, _ := b.has(specs.PIDNamespace); pids.Path != "" {
+			g.late.Pids = takeFew(&limits)
+		}
 		g.Group, err = cgroup.Create(rec.Cgroup, &limits)
 		return g, err
 	}
@@ -82,7 +85,7 @@ func (b *builder) makeGroup(ctx context.Context, rec *record) (_ *newGroup, err 
 }
 
 // takeFew takes a limit out that would not let those in who make the container: the holder of a scope, the process that
-// enters a user namespace, its successor there, and who serves them meanwhile.
+// enters a user or a pid namespace, its successor there, and who serves them meanwhile.
 func takeFew(limits *specs.LinuxResources) *specs.LinuxPids {
 	const few = 8
 	p := limits.Pids

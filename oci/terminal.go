@@ -23,7 +23,9 @@ func (b *builder) terminal(console func(*os.File) error) error {
 	if err := b.openTerminal(console); err != nil {
 		return err
 	}
-	b.controlTerminal()
+	if !b.shared {
+		b.controlTerminal()
+	}
 	b.touch("/dev/console")
 	b.add("take the console's mount", unix.SYS_OPEN_TREE, spawn.Of(slotConsole), spawn.Str(""),
 		spawn.Flags(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH")).Result = slotTree
@@ -126,14 +128,20 @@ func receiveFile(socket int) (*os.File, error) {
 // controlTerminal makes the terminal the controlling one of a new session, whose leader the process is: its end would be
 // SIGHUP for the session.
 func (b *builder) controlTerminal() {
-	b.add("begin a session", unix.SYS_SETSID).Ignore = []unix.Errno{unix.EPERM}
+	b.beginSession()
 	b.add("make the terminal its controlling one", unix.SYS_IOCTL, spawn.Int(0), spawn.Flags(unix.TIOCSCTTY, "TIOCSCTTY"), spawn.Int(0))
+}
+
+func (b *builder) beginSession() {
+	b.add("begin a session", unix.SYS_SETSID).Ignore = []unix.Errno{unix.EPERM}
 }
 
 // stdio puts descriptors 0, 1 and 2 and those to preserve in their places. Without a terminal the session begins here.
 func (b *builder) stdio(s Stdio, preserve []*os.File) error {
 	if !b.spec.Process.Terminal {
-		b.add("begin a session", unix.SYS_SETSID).Ignore = []unix.Errno{unix.EPERM}
+		if !b.shared {
+			b.beginSession()
+		}
 		for i, f := range []*os.File{s.Stdin, s.Stdout, s.Stderr} {
 			if err := b.place(f, i, 3+len(preserve)); err != nil {
 				return err

@@ -53,8 +53,13 @@ func (c *compiler) compile(p *Plan, status, acks int) error {
 			continue
 		case s.Succeed:
 			o.kind, o.args[0] = opSucceed, uintptr(s.Clone)
-			if s.Show {
-				o.args[1] = 1
+			continue
+		case s.Only != nil:
+			if err := c.only(o, s.Only, status, acks); err != nil {
+				return err
+			}
+			for _, fd := range s.Only {
+				used = append(used, fd.Num)
 			}
 			continue
 		}
@@ -67,7 +72,27 @@ func (c *compiler) compile(p *Plan, status, acks int) error {
 			}
 		}
 	}
-	prog.gaps, err = inArena(&c.arena, gaps(used))
+	if prog.gaps, err = inArena(&c.arena, gaps(used)); err != nil {
+		return err
+	}
+	return c.forget(&prog.memory)
+}
+
+// only is for a step that closes what is not among the kept.
+func (c *compiler) only(o *op, kept []FD, status, acks int) (err error) {
+	used := []int{0, 1, 2, status}
+	if acks >= 0 {
+		used = append(used, acks)
+	}
+	for _, fd := range kept {
+		used = append(used, fd.Num)
+	}
+	list, err := room[extra](&c.arena, 1)
+	if err != nil {
+		return err
+	}
+	o.kind, o.extra = opOnly, &list[0]
+	o.extra.gaps, err = inArena(&c.arena, gaps(used))
 	return err
 }
 

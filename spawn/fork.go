@@ -30,6 +30,7 @@ const (
 	opSync
 	opReady
 	opSucceed
+	opOnly
 )
 
 const maxIgnore = 6
@@ -54,6 +55,7 @@ type extra struct {
 	word       *uint64 // where the value to refuse would be, or nil
 	refuse     uint64
 	complaints []complaint
+	gaps       [][2]uintptr // of descriptors to close
 }
 
 // complaint is what a child says of an error, on its standard error, when its parent does not listen any more.
@@ -81,11 +83,10 @@ type program struct {
 	slots  [MaxSlots + 1]uintptr
 	report report
 	ack    [1]byte
-	status uintptr // descriptor that the child writes reports to
-	acks   uintptr // descriptor that the child reads acknowledgements from
-	gaps   [][2]uintptr
-	heir   cloneArgs // of a successor; its flags are the op's first argument
-	heirFD int32     // its pidfd
+	status uintptr      // descriptor that the child writes reports to
+	acks   uintptr      // descriptor that the child reads acknowledgements from
+	gaps   [][2]uintptr // of descriptors to close at first
+	memory forgotten
 	poll   unix.PollFd
 	now    unix.Timespec
 }
@@ -116,13 +117,16 @@ func cloneMasked(p *program, entry uintptr) (pid uintptr, errno syscall.Errno) {
 //go:nosplit
 func (p *program) run() {
 	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&p.mask)), 0, unsafe.Sizeof(p.mask), 0, 0)
-	for i := range p.gaps {
-		syscall.RawSyscall(unix.SYS_CLOSE_RANGE, p.gaps[i][0], p.gaps[i][1], 0)
-	}
+	p.memory.forget()
+	closeGaps(p.gaps)
 	for i := 0; i < len(p.ops); i++ {
 		o := &p.ops[i]
 		if o.kind == opSucceed {
-			p.succeed(i, o.args[0], o.args[1])
+			p.succeed(i, o.args[0])
+			continue
+		}
+		if o.kind == opOnly {
+			closeGaps(o.extra.gaps)
 			continue
 		}
 		if o.kind != opCall {
@@ -164,31 +168,35 @@ func (p *program) run() {
 	exit(255)
 }
 
-// succeed returns in the successor. Its predecessor reports the pidfd, which the parent takes, and waits to be killed,
-// or for the parent's end; the successor waits for an acknowledgement.
+// closeGaps closes ranges of descriptors.
 //
 //go:norace
 //go:nosplit
-func (p *program) succeed(index int, flags, show uintptr) {
-	p.heir.flags = uint64(flags) | unix.CLONE_PARENT | unix.CLONE_PIDFD
-	p.heir.pidfd = uint64(uintptr(unsafe.Pointer(&p.heirFD)))
-	pid, _, errno := syscall.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&p.heir)), unsafe.Sizeof(p.heir), 0)
+func closeGaps(gaps [][2]uintptr) {
+	for i := range gaps {
+		syscall.RawSyscall(unix.SYS_CLOSE_RANGE, gaps[i][0], gaps[i][1], 0)
+	}
+}
+
+// succeed returns in the successor. Its predecessor reports the successor's pid, and ends; the successor waits for an
+// acknowledgement. Filters of system calls that let programs fork allow
+// clone(2), but often not clone3(2), whose flags they cannot see.
+//
+//go:norace
+//go:nosplit
+func (p *program) succeed(index int, flags uintptr) {
+	pid, _, errno := syscall.RawSyscall6(unix.SYS_CLONE, flags|unix.CLONE_PARENT, 0, 0, 0, 0, 0)
 	if errno == 0 && pid == 0 {
 		if n, _, _ := syscall.RawSyscall(unix.SYS_READ, p.acks, uintptr(unsafe.Pointer(&p.ack)), 1); n != 1 {
 			exit(255)
 		}
 		return
 	}
-	if show != 0 {
-		syscall.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 1, 0)
-	}
-	p.report.index, p.report.value = int32(index), int64(p.heirFD)
+	p.report.index, p.report.value = int32(index), int64(pid)
 	if errno != 0 {
 		p.report.failed, p.report.value = 1, int64(errno)
 	}
 	syscall.RawSyscall(unix.SYS_WRITE, p.status, uintptr(unsafe.Pointer(&p.report)), reportSize)
-	p.poll.Fd = int32(p.status)
-	syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&p.poll)), 1, 0, 0, 0, 0)
 	exit(255)
 }
 

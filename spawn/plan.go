@@ -36,12 +36,9 @@ type Plan struct {
 	Namespaces uint64
 	// Cgroup, if not nil, is the cgroup v2 directory that the child is born into (CLONE_INTO_CGROUP).
 	Cgroup *FD
-	// JoinPID, if not nil, is a pid namespace or pidfd whose pid namespace the child is born into. The calling
-	// thread joins it before the clone and leaves it after: setns(2) moves only children.
-	//
-	// There is no such field for the time namespace: setns(2) moves a process with one thread only, so the child joins
-	// it by steps of its own (a new one likewise: unshare, write timens_offsets, setns to time_for_children).
-	JoinPID *FD
+	// There is no such field for namespaces to join. Those have steps of their own; setns(2) moves a process with one
+	// thread only into a time namespace, and into a pid namespace only the process's children: see Step.Succeed.
+
 	// Steps are run in order by the child.
 	Steps []Step
 	// Meanwhile, if not nil, is what the parent does beside the child's first steps; it gets the child's pid. The child may
@@ -94,14 +91,15 @@ type Step struct {
 	Sync func(child *Process) error
 	// Pass is, for a Sync step, the slot whose value the function finds in child.Passed.
 	Pass Slot
-	// Succeed makes the child clone its successor, in place of a system call, and end: the steps that follow are the
-	// successor's, who is born into new namespaces (Clone, CLONE_NEW… flags) that belong to the user namespace that the
-	// child has joined by then. The successor is a child of the calling process, and the Process that Start returns.
+	// Succeed makes the child clone its successor, in place of a system call, and end. The successor runs the steps that
+	// follow. It is born into new namespaces (Clone, CLONE_NEW… flags) of the user namespace that the child has joined by
+	// then, and into the pid namespace that the child has joined, where others see it from here on. It is a child of the
+	// calling process, and the Process that Start returns.
 	Succeed bool
 	Clone   uint64
-	// Show makes the child dumpable when it has cloned a successor that is not: a parent without privileges could not take
-	// over the successor's descriptor else; see ptrace(2), "Ptrace access mode checking".
-	Show bool
+	// Only, if not nil, makes the child close every descriptor but these, 0, 1, 2 and its ends of the parent's pipes, in
+	// place of a system call.
+	Only []FD
 	// Ready makes this the point at which Start returns. No system call is made.
 	Ready bool
 }

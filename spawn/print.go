@@ -12,9 +12,6 @@ import (
 // WriteTo prints the plan for people: the clone and then every step in order, in words and as the system call it is.
 func (p *Plan) WriteTo(w io.Writer) (int64, error) {
 	var b strings.Builder
-	if p.JoinPID != nil {
-		fmt.Fprintf(&b, "     join pid namespace of %s\n       setns(%s, CLONE_NEWPID)\n", p.JoinPID.Name, p.JoinPID.Name)
-	}
 	fmt.Fprintf(&b, "     make the process\n       %s\n", p.cloneText())
 	for i := range p.Steps {
 		s := &p.Steps[i]
@@ -23,7 +20,9 @@ func (p *Plan) WriteTo(w io.Writer) (int64, error) {
 		case s.Sync != nil:
 			b.WriteString("       (wait for the parent)\n")
 		case s.Succeed:
-			fmt.Fprintf(&b, "       clone3({flags=%s})  and end\n", strings.Join(append(flagNames(s.Clone), "CLONE_PARENT", "CLONE_PIDFD"), "|"))
+			fmt.Fprintf(&b, "       clone(%s, NULL)  and end\n", strings.Join(append(flagNames(s.Clone), "CLONE_PARENT"), "|"))
+		case s.Only != nil:
+			fmt.Fprintf(&b, "       close_range(0, ~0, 0)  but 0, 1, 2%s\n", keptNames(s.Only))
 		case s.Ready:
 			b.WriteString("       (tell the parent: created)\n")
 		default:
@@ -42,6 +41,13 @@ func (p *Plan) cloneText() string {
 		cgroup = ", cgroup=" + p.Cgroup.Name
 	}
 	return fmt.Sprintf("clone3({flags=%s%s})", strings.Join(flags, "|"), cgroup)
+}
+
+func keptNames(list []FD) (names string) {
+	for _, fd := range list {
+		names += ", " + fd.Name
+	}
+	return names
 }
 
 func (s *Step) callText() string {

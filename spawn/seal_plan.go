@@ -3,7 +3,6 @@ package spawn
 import (
 	"bytes"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -43,6 +42,9 @@ func (p *Plan) Seal() error {
 	}
 	for _, m := range self.maps {
 		size := hex(m.end - m.start)
+		if m.writable && canForget() { // it has, already
+			continue
+		}
 		if m.writable {
 			p.Add("forget the runtime's variables", unix.SYS_MMAP, hex(m.start), size, Flags(unix.PROT_READ|unix.PROT_WRITE, "PROT_READ|PROT_WRITE"),
 				Flags(unix.MAP_PRIVATE|unix.MAP_FIXED|unix.MAP_ANONYMOUS, "MAP_PRIVATE|MAP_FIXED|MAP_ANONYMOUS"), Int(-1), Int(0))
@@ -76,6 +78,7 @@ type selfMap struct {
 type mapping struct {
 	start, end, offset   uint64
 	executable, writable bool
+	name                 string // of the file, or the kernel's word in brackets
 }
 
 var mappedSelf = sync.OnceValues(func() (*selfMap, error) {
@@ -99,9 +102,11 @@ var mappedSelf = sync.OnceValues(func() (*selfMap, error) {
 })
 
 func (m *selfMap) read() (err error) {
-	if m.maps, err = mapsOfSelf(); err != nil {
+	own, err := ownLayout()
+	if err != nil {
 		return err
 	}
+	m.maps = own.program
 	var stat unix.Stat_t
 	if err := unix.Fstat(m.view.Num, &stat); err != nil {
 		return fmt.Errorf("stat: %w", err)
@@ -156,38 +161,68 @@ func (m *memoryMap) read() error {
 	return nil
 }
 
-func mapsOfSelf() ([]mapping, error) {
-	path, err := os.Readlink("/proc/self/exe")
-	if err != nil {
-		return nil, err
-	}
+// layout is where this program is in its address space, as long as it runs.
+type layout struct {
+	program   []mapping // of its file
+	code      []span    // of these, what is not written to
+	variables span      // and the rest, with what follows it
+	top       uintptr   // the end of all mappings
+}
+
+var ownLayout = sync.OnceValues(func() (*layout, error) {
 	text, err := rawfile.Read("/proc/self/maps")
 	if err != nil {
 		return nil, err
 	}
-	var list []mapping
-	for line := range strings.Lines(string(text)) {
-		line = strings.TrimSuffix(line, "\n")
-		if !strings.HasSuffix(line, " "+path) {
-			continue
-		}
-		m, err := parseMapping(line)
+	run := (*program).run
+	return readLayout(string(text), uint64(**(**uintptr)(unsafe.Pointer(&run))))
+})
+
+// readLayout finds the program's mappings: those of the file that has the code at an address.
+func readLayout(text string, code uint64) (*layout, error) {
+	l := &layout{}
+	file := ""
+	for line := range strings.Lines(text) {
+		m, err := parseMapping(strings.TrimSuffix(line, "\n"))
 		if err != nil {
 			return nil, fmt.Errorf("/proc/self/maps: malformed line %q", line)
 		}
-		list = append(list, m)
+		if m.start <= code && code < m.end {
+			file = m.name
+		}
+		if m.name != "[vsyscall]" { // the kernel's
+			l.top = max(l.top, uintptr(m.end))
+		}
 	}
-	if len(list) == 0 {
-		return nil, fmt.Errorf("/proc/self/maps: no mapping of %s", path)
+	if file == "" {
+		return nil, fmt.Errorf("/proc/self/maps: no mapping of a file has this program's code")
 	}
-	return list, nil
+	for line := range strings.Lines(text) {
+		m, err := parseMapping(strings.TrimSuffix(line, "\n"))
+		here := span{uintptr(m.start), uintptr(m.end)}
+		switch {
+		case err != nil: // seen above
+		case m.name == file:
+			l.program = append(l.program, m)
+			if !m.writable {
+				l.code = append(l.code, here)
+			} else if l.variables.end == 0 {
+				l.variables = here
+			} else {
+				l.variables.end = here.end
+			}
+		case m.name == "" && here.start == l.variables.end: // what begins as zero
+			l.variables.end = here.end
+		}
+	}
+	return l, nil
 }
 
-// parseMapping reads "START-END PERMISSIONS OFFSET …", numbers in base 16.
+// parseMapping reads "START-END PERMISSIONS OFFSET DEVICE INODE NAME", numbers in base 16.
 func parseMapping(line string) (m mapping, err error) {
 	span, rest, _ := strings.Cut(line, " ")
 	perms, rest, _ := strings.Cut(rest, " ")
-	offset, _, _ := strings.Cut(rest, " ")
+	offset, rest, _ := strings.Cut(rest, " ")
 	start, end, _ := strings.Cut(span, "-")
 	for _, n := range []struct {
 		text  string
@@ -197,6 +232,9 @@ func parseMapping(line string) (m mapping, err error) {
 			return m, err
 		}
 	}
+	_, rest, _ = strings.Cut(rest, " ")
+	_, name, _ := strings.Cut(rest, " ")
+	m.name = strings.TrimLeft(name, " ")
 	if len(perms) != len("rwxp") {
 		return m, strconv.ErrSyntax
 	}

@@ -1,12 +1,12 @@
 package spawn
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"runtime"
-	"sync"
+	"slices"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -23,12 +23,13 @@ type Process struct {
 	Passed int
 
 	status *os.File // read end: the child's reports; nil once the child has executed
+	next   int      // the first step that a report can be of
 	names  []string // of the steps, for errors after Ready
 }
 
 // StepError says which step of a plan failed and why. Errors.Is sees the errno.
 type StepError struct {
-	Index int // of the step in Plan.Steps; -1: the clone itself, or joining the pid namespace before it
+	Index int // of the step in Plan.Steps; -1: the clone itself
 	Name  string
 	Err   error // a unix.Errno, or what the function of a Sync step returned
 }
@@ -38,6 +39,9 @@ func (e *StepError) Unwrap() error { return e.Err }
 
 // errVanished is the end of a child that neither executed nor reported: it was killed.
 var errVanished = errors.New("the new process was killed before it executed its program")
+
+// errReport is a report that the child's program does not make: somebody has meddled with the child.
+var errReport = errors.New("the new process's report is not one of its plan")
 
 // Start runs the plan: see the package documentation. The child is a child of the calling process and must be
 // waited for (Wait) and closed (Close) if Start succeeds.
@@ -82,7 +86,6 @@ func compileAndClone(p *Plan, pipes *pipes) (pid, pidfd int, err error) {
 	return clone(p, c.prog)
 }
 
-// clone makes the child. With JoinPID the thread joins the pid namespace for the moment of the clone.
 func clone(p *Plan, prog *program) (pid, pidfd int, err error) {
 	prog.clone.flags = p.Namespaces | unix.CLONE_PIDFD | unix.CLONE_CLEAR_SIGHAND
 	prog.clone.pidfd = uint64(uintptr(unsafe.Pointer(&prog.pidfd)))
@@ -91,84 +94,74 @@ func clone(p *Plan, prog *program) (pid, pidfd int, err error) {
 		prog.clone.flags |= unix.CLONE_INTO_CGROUP
 		prog.clone.cgroup = uint64(p.Cgroup.Num)
 	}
-	run := func() {
-		n, errno := fork(prog)
-		if errno != 0 {
-			err = &StepError{Index: -1, Name: "clone3", Err: errno}
-			return
-		}
-		pid, pidfd = int(n), int(prog.pidfd)
+	n, errno := fork(prog) // nothing here is this thread's own; the first lock would start one more thread
+	if errno != 0 {
+		return 0, -1, &StepError{Index: -1, Name: "clone3", Err: errno}
 	}
-	if p.JoinPID == nil {
-		run() // nothing here is this thread's own; the first lock would start one more thread
-	} else if joinErr := inPIDNamespace(*p.JoinPID, run); joinErr != nil {
-		err = joinErr
-	}
-	return pid, pidfd, err
-}
-
-var ownPIDNamespace = sync.OnceValues(func() (*os.File, error) { return os.Open("/proc/self/ns/pid") })
-
-// inPIDNamespace calls run on a thread whose children are born into the pid namespace. A thread that cannot come back
-// stays locked to its goroutine, and ends with it: no other goroutine runs there.
-func inPIDNamespace(ns FD, run func()) error {
-	own, err := ownPIDNamespace()
-	if err != nil {
-		return fmt.Errorf("open this process's pid namespace: %w", err)
-	}
-	show, err := hide()
-	if err != nil {
-		return err
-	}
-	defer show()
-	runtime.LockOSThread()
-	if err := unix.Setns(ns.Num, unix.CLONE_NEWPID); err != nil {
-		runtime.UnlockOSThread()
-		return &StepError{Index: -1, Name: "join pid namespace of " + ns.Name, Err: err}
-	}
-	run()
-	if err := unix.Setns(int(own.Fd()), unix.CLONE_NEWPID); err == nil {
-		runtime.UnlockOSThread()
-	}
-	return nil
+	return int(n), int(prog.pidfd), nil
 }
 
 // follow answers the child's reports until it is Ready or has executed. On an error the child is dying or stuck.
 func (p *Process) follow(plan *Plan, acks int) error {
 	for {
-		r, err := readReport(p.status)
+		r, err := p.readReport()
 		switch {
 		case err == io.EOF:
 			return p.executed()
 		case err != nil:
 			return fmt.Errorf("read the new process's report: %w", err)
 		}
+		if !p.expects(r, len(plan.Steps)) {
+			return errReport
+		}
 		step := &plan.Steps[r.index]
+		var before *os.File
 		switch {
 		case r.failed != 0:
 			return &StepError{Index: int(r.index), Name: step.Name, Err: unix.Errno(r.value)}
 		case step.Ready:
 			p.names = stepNames(plan)
 			return nil
-		}
-		if step.Succeed {
-			if err := p.replace(int(r.value)); err != nil {
-				return &StepError{Index: int(r.index), Name: step.Name, Err: err}
-			}
-		} else {
+		case step.Succeed:
+			before, err = p.replace(int(r.value))
+		case step.Sync != nil:
 			p.Passed = int(r.value)
-			if err := step.Sync(p); err != nil {
-				return &StepError{Index: int(r.index), Name: step.Name, Err: err}
-			}
+			err = step.Sync(p)
+		default:
+			return errReport
+		}
+		if err != nil {
+			return &StepError{Index: int(r.index), Name: step.Name, Err: err}
 		}
 		err = rawfile.Retry(func() error {
 			_, err := unix.Write(acks, []byte{1})
 			return err
 		})
-		if err != nil {
-			return &StepError{Index: int(r.index), Name: step.Name, Err: errVanished}
+		if reapErr := reapPredecessor(before); reapErr != nil { // meanwhile its successor goes on
+			return &StepError{Index: int(r.index), Name: step.Name, Err: reapErr}
 		}
+		if err == nil {
+			continue
+		}
+		if !plan.waits() { // its wait status tells, as if it had been killed a moment later
+			return p.executed()
+		}
+		return &StepError{Index: int(r.index), Name: step.Name, Err: errVanished}
 	}
+}
+
+// waits tells a plan with a Ready step.
+func (p *Plan) waits() bool {
+	return slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Ready })
+}
+
+// expects tells whether a report is of a step that is still to come.
+func (p *Process) expects(r report, steps int) bool {
+	if int(r.index) < p.next || int(r.index) >= steps {
+		return false
+	}
+	p.next = int(r.index) + 1
+	return true
 }
 
 // executed is called at the end of the status pipe, which execve(2) or the child's death closes. An execve
@@ -189,12 +182,14 @@ func (p *Process) Executed() error {
 	if p.status == nil {
 		return nil
 	}
-	r, err := readReport(p.status)
+	r, err := p.readReport()
 	switch {
 	case err == io.EOF:
 		return p.executed()
 	case err != nil:
 		return fmt.Errorf("read the process's report: %w", err)
+	case r.failed == 0 || !p.expects(r, len(p.names)):
+		return errReport
 	}
 	return &StepError{Index: int(r.index), Name: p.names[r.index], Err: unix.Errno(r.value)}
 }
@@ -267,11 +262,30 @@ func stepNames(p *Plan) []string {
 	return names
 }
 
-func readReport(f *os.File) (report, error) {
-	var r report
+// readReport waits for the next report; io.EOF if none will come. Processes of a container that see the new one can have
+// its ends of the pipes, and hold one open: then the process's end is the end of its reports.
+func (p *Process) readReport() (r report, err error) {
+	status, pidfd := int(p.status.Fd()), int(p.Pidfd.Fd())
 	buf := (*[reportSize]byte)(unsafe.Pointer(&r))[:]
-	_, err := io.ReadFull(f, buf)
-	return r, err
+	polled := []unix.PollFd{{Fd: int32(status), Events: unix.POLLIN}, {Fd: int32(pidfd), Events: unix.POLLIN}}
+	if _, err := rawfile.Poll(polled, -1); err != nil {
+		return r, err
+	}
+	if polled[0].Revents == 0 { // what it wrote before its end is there by now
+		if n, err := rawfile.Poll(polled[:1], 0); err != nil || n == 0 {
+			return r, cmp.Or(err, io.EOF)
+		}
+	}
+	n, err := rawfile.RetryValue(func() (int, error) { return unix.Read(status, buf) })
+	switch {
+	case err != nil:
+		return r, err
+	case n == 0:
+		return r, io.EOF
+	case n != len(buf):
+		return r, errReport
+	}
+	return r, nil
 }
 
 // pipes are the two pipes between parent and child; -1 is closed or not needed.

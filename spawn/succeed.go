@@ -4,39 +4,40 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"gantry/rawfile"
 )
 
-// replace makes the successor that the child has cloned (its descriptor heir there) the Process, and ends the child.
-func (p *Process) replace(heir int) error {
-	fd, err := unix.PidfdGetfd(int(p.Pidfd.Fd()), heir, 0)
+// replace makes the successor that the child has cloned the Process, and returns the pidfd of the child, which ends. The
+// successor waits, so that its pid cannot have come to mean another process: it is our child, whom nobody has waited for.
+func (p *Process) replace(pid int) (before *os.File, err error) {
+	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return fmt.Errorf("take the successor's pidfd: %w", err)
+		return nil, fmt.Errorf("open the successor, process %d: %w", pid, err)
 	}
-	before := p.Pidfd
-	p.Pidfd = os.NewFile(uintptr(fd), "pidfd")
-	pid, err := pidOf(fd)
-	_ = unix.PidfdSendSignal(int(before.Fd()), unix.SIGKILL, nil, 0)
-	_, reapErr := Reap(before)
-	p.Pid = pid
-	return errors.Join(err, reapErr, before.Close())
+	err = rawfile.Retry(func() error {
+		return unix.Waitid(unix.P_PIDFD, fd, (*unix.Siginfo)(unsafe.Pointer(&siginfo{})), unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+	})
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("the successor, process %d, is not a child of this one: %w", pid, err)
+	}
+	before = p.Pidfd
+	p.Pid, p.Pidfd = pid, os.NewFile(uintptr(fd), "pidfd")
+	return before, nil
 }
 
-// pidOf is the pid, as this process sees it, that a pidfd refers to; see proc_pid_fdinfo(5).
-func pidOf(pidfd int) (int, error) {
-	text, err := rawfile.Read("/proc/self/fdinfo/" + strconv.Itoa(pidfd))
-	if err != nil {
-		return 0, fmt.Errorf("find a successor's pid: %w", err)
+// reapPredecessor waits for a child whose successor has taken its place, if there is one.
+func reapPredecessor(before *os.File) error {
+	if before == nil {
+		return nil
 	}
-	for line := range strings.Lines(string(text)) {
-		if value, found := strings.CutPrefix(line, "Pid:"); found {
-			return strconv.Atoi(strings.TrimSpace(value))
-		}
+	_, err := Reap(before)
+	if errors.Is(err, unix.ECHILD) { // a program that reaps orphans has
+		err = nil
 	}
-	return 0, errors.New("find a successor's pid: /proc/self/fdinfo does not tell")
+	return errors.Join(err, before.Close())
 }

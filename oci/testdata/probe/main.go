@@ -17,7 +17,7 @@ import (
 )
 
 func init() {
-	if len(os.Args) > 1 && os.Args[1] == "personality" {
+	if len(os.Args) > 1 && (os.Args[1] == "personality" || os.Args[1] == "hollow") {
 		runtime.LockOSThread() // the first thread stays ours
 	}
 }
@@ -109,6 +109,10 @@ func main() {
 		fmt.Println("overwrite: OVERWRITTEN", err)
 	case "spy":
 		spy()
+	case "scan":
+		scan()
+	case "hollow":
+		hollow()
 	case "again":
 		again()
 	case "personality": // personality N: the errno of the call with N, of a thread of its own
