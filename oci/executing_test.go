@@ -42,7 +42,7 @@ func TestExecutingIsRunning(t *testing.T) {
 				t.Errorf("%d looks; it ended: %v", looks, err)
 			}
 			return
-		case <-time.After(time.Second):
+		case <-time.After(time.Minute):
 			t.Errorf("look %d: %v, but it has not ended", looks, err)
 			_ = cmd.Process.Kill()
 			if err := <-ended; err != nil {

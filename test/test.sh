@@ -20,4 +20,5 @@ go_test ./e2e || failed=1
 # Other engines run in these, and leave things behind: their tests make namespaces that nobody looks into afterwards.
 isolate+=" -leftovers"
 go_test ./runtime || failed=1
+go test -count=1 -timeout 30m ./differential </dev/null || failed=1 # in namespaces that it makes itself
 [ -z "$failed" ]

@@ -131,7 +131,7 @@ func TestReaps(t *testing.T) {
 		_ = cmd.Wait()
 	}()
 	children := "/proc/" + strconv.Itoa(cmd.Process.Pid) + "/task/" + strconv.Itoa(cmd.Process.Pid) + "/children"
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		text, err := os.ReadFile(children)
 		if err != nil {
 			t.Fatal(err)

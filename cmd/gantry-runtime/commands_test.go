@@ -190,7 +190,7 @@ func TestKill(t *testing.T) {
 
 func (u under) stopped(id string) {
 	u.t.Helper()
-	for range 100 {
+	for end := time.Now().Add(patience); time.Now().Before(end); {
 		if _, out, _ := u.do("state", id); strings.Contains(out, `"stopped"`) {
 			return
 		}
@@ -277,7 +277,7 @@ func TestNotify(t *testing.T) {
 		u.want(0, "start", id)
 	}()
 	inside := filepath.Join(u.root+"-notify", id, "notify.sock")
-	for range 100 {
+	for end := time.Now().Add(patience); time.Now().Before(end); {
 		if conn, err := net.Dial("unixgram", inside); err == nil {
 			_, _ = conn.Write([]byte("STATUS=busy\nREADY=1\n"))
 			_ = conn.Close()

@@ -62,6 +62,21 @@ func TestNoStateWhileCreating(t *testing.T) {
 	})
 }
 
+// closesOnExec tells whether a process has a descriptor that goes with its execve.
+func closesOnExec(t *testing.T, pid, fd int) bool {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", pid, fd))
+	if err != nil {
+		return false
+	}
+	_, flags, _ := strings.Cut(string(text), "flags:")
+	value, err := strconv.ParseUint(strings.Fields(flags)[0], 8, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return value&unix.O_CLOEXEC != 0
+}
+
 // TestPreservedGaps: a number that the caller has left out is left out in the container. (runc passes on what it has
 // opened itself in between.)
 func TestPreservedGaps(t *testing.T) {
@@ -81,6 +96,9 @@ func TestPreservedGaps(t *testing.T) {
 	check := func(pid int) {
 		t.Helper()
 		for fd, want := range map[int]string{3: "", 4: files[0].Name(), 5: "", 6: files[1].Name()} {
+			if want == "" && closesOnExec(t, pid, fd) {
+				continue // one of the runtime's own steps has it until then
+			}
 			if got, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, fd)); got != want {
 				t.Errorf("descriptor %d is %q, want %q", fd, got, want)
 			}

@@ -382,7 +382,7 @@ func namespaceOfChild(t *testing.T, pid int, name string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 100 {
+	for end := time.Now().Add(patience); time.Now().Before(end); {
 		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
 		path := fmt.Sprintf("/proc/%s/ns/%s", strings.TrimSpace(string(text)), name)
 		if info, err := os.Stat(path); err == nil && len(text) > 0 && !os.SameFile(own, info) {

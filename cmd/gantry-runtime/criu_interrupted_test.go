@@ -154,7 +154,7 @@ func TestRestoreKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	root := filepath.Join(c.root, c.id, "criu-root")
-	for range 500 { // until criu runs
+	for end := time.Now().Add(patience); time.Now().Before(end); { // until criu runs
 		if len(procs(c.id)) > 0 {
 			break
 		}
@@ -192,7 +192,7 @@ func TestRestoreKilled(t *testing.T) {
 			if _, err := os.Stat("/proc/" + pid); err != nil {
 				break
 			}
-			if i == 100 {
+			if i == 5000 {
 				t.Errorf("process %s is left", pid)
 				break
 			}

@@ -34,7 +34,7 @@ func (c *subject) killed(who string, after time.Duration, args ...string) (done 
 		}
 	}
 	err := cmd.Wait()
-	for range 200 {
+	for end := time.Now().Add(patience); time.Now().Before(end); {
 		if len(criuProcesses(c.t)) == 0 {
 			return err == nil
 		}

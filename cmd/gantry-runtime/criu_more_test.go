@@ -164,7 +164,7 @@ func TestCheckpointExecuted(t *testing.T) {
 
 func (c *subject) numberBeyond(name string, from int) {
 	c.t.Helper()
-	for range 200 {
+	for end := time.Now().Add(patience); time.Now().Before(end); {
 		if c.number(name) > from {
 			return
 		}

@@ -123,7 +123,7 @@ func (c *subject) number(name string) int {
 // grow waits until it counts beyond from.
 func (c *subject) grow(from int) int {
 	c.t.Helper()
-	for range 200 {
+	for end := time.Now().Add(patience); time.Now().Before(end); {
 		if n := c.count(); n > from {
 			return n
 		}
@@ -292,7 +292,7 @@ func TestCheckpointLazily(t *testing.T) {
 		if err := pages.Start(); err != nil {
 			c.t.Fatal(err)
 		}
-		for range 100 { // until it takes what a restore tells it
+		for end := time.Now().Add(patience); time.Now().Before(end); { // until it takes what a restore tells it
 			if _, err := os.Stat(c.image("lazy/lazy-pages.socket")); err == nil {
 				break
 			}

@@ -16,6 +16,9 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
+// patience bounds what a test waits for: a machine may be slow and busy, but what takes longer hangs.
+const patience = 2 * time.Minute
+
 // binaries are built once: the runtime, and the toolbox that fills root file systems.
 var binaries string
 
@@ -193,7 +196,7 @@ func (u under) state(id string, want specs.ContainerState) stateJSON {
 			return s
 		}
 		executes := filepath.Base(u.program) == "runc" && want == specs.StateRunning && s.Status == string(specs.StateStopped)
-		if !executes || tries == 50 { // runc's is stopped for a moment, while its program executes another
+		if !executes || tries == 1000 { // runc's is stopped for a moment, while its program executes another
 			u.t.Errorf("state %q, want %q: %v", s.Status, want, err)
 			return s
 		}

@@ -67,7 +67,7 @@ func rootlessAs(t *testing.T, uid, gid int, runtimeDir, script string, f func(u 
 func settle(u under, id string) {
 	u.t.Helper()
 	var errs string
-	for range 50 {
+	for end := time.Now().Add(patience); time.Now().Before(end); {
 		var code int
 		if code, _, errs = u.do("exec", id, "/bin/true"); code == 0 {
 			return

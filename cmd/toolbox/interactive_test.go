@@ -52,7 +52,7 @@ func (s *screen) Write(p []byte) (int, error) {
 // next waits until text has been shown and takes everything up to it.
 func (s *screen) next(t *testing.T, text string) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		s.mu.Lock()
 		at := bytes.Index(s.text.Bytes(), []byte(text))
 		if at >= 0 {

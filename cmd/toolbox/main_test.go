@@ -272,7 +272,7 @@ func background(t *testing.T, stdin string, args ...string) *bytes.Buffer {
 // eventually repeats a script until it succeeds, for as long as a server may need to start.
 func eventually(t *testing.T, script string) outcome {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		got := inShell(t, script, "")
 		if got.code == 0 || time.Now().After(deadline) {
 			return got

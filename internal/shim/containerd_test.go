@@ -59,7 +59,7 @@ address = "` + socket + `"
 			t.Log(log.String())
 		}
 	})
-	for range 500 {
+	for end := time.Now().Add(patience); time.Now().Before(end); {
 		if c, err := net.Dial("unix", socket); err == nil {
 			_ = c.Close()
 			break

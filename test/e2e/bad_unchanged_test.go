@@ -147,7 +147,7 @@ func unchanged(t *testing.T, d *daemon) {
 	before := d.traces(t)
 	t.Cleanup(func() {
 		var left, lost []string
-		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 			after := d.traces(t)
 			left, lost = beyond(after, before), beyond(before, after)
 			lost = slices.DeleteFunc(lost, func(s string) bool { return s == bridgePort+" " }) // of a container that had just ended
