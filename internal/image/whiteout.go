@@ -103,14 +103,6 @@ func (u *unpacker) dropNeedless(root string) error {
 	})
 }
 
-func isWhiteout(parent int, base string) (bool, error) {
-	var st unix.Stat_t
-	if err := unix.Fstatat(parent, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return false, &os.PathError{Op: "stat", Path: base, Err: err}
-	}
-	return st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == 0, nil
-}
-
 // replaceByDir makes a directory in place of a whiteout or a file. Either hid what lower layers have there, and so
 // does the directory.
 func (u *unpacker) replaceByDir(parent int, base string, mode uint32) error {
