@@ -132,7 +132,7 @@ count() { # what, gantry's command, then for each peer a name and its command
     m=($("$dir/bench" counts "$ours" "$2" 2>"$dir/complaints" || cat "$dir/complaints" >&2))
     [ ${#m[@]} = 4 ] || return 1
     row "$what, page faults" "${m[0]}" "$1" "${m[2]}"
-    row "$what, system calls" "${m[1]}" "$1" "${m[3]}"
+    [ "${m[1]}" = 0 ] || row "$what, system calls" "${m[1]}" "$1" "${m[3]}"
     shift 2
   done
 }

@@ -67,8 +67,12 @@ var waiting = map[string]bool{
 	"getpid": true, "rt_sigreturn": true,
 }
 
-// callsOf are a command's system calls but those, as strace(1) counts them.
+// callsOf are a command's system calls but those, as strace(1) counts them. It waits for everything that it traces, which a
+// created container is: of programs one after the other there is no count, 0.
 func callsOf(command string) (calls int64, err error) {
+	if strings.Contains(command, " ; ") {
+		return 0, nil
+	}
 	err = each(command, func(words []string) error {
 		read, write, err := os.Pipe()
 		if err != nil {
