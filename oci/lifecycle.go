@@ -388,13 +388,19 @@ func (c *Container) freeze(from specs.ContainerState, f func(*cgroup.Group) erro
 		return err
 	}
 	if status := c.status(rec); status != from && (from != specs.StateRunning || status != specs.StateCreated) {
+		if status == specs.StateStopped {
+			return fmt.Errorf("container %s is %s, not %s: %w", c.ID, status, from, ErrNotRunning)
+		}
 		return fmt.Errorf("container %s is %s, not %s", c.ID, status, from)
 	}
 	group, err := rec.group()
-	if err != nil {
-		return err
+	if err == nil {
+		err = f(group)
 	}
-	return f(group)
+	if err != nil && c.status(rec) == specs.StateStopped { // it ended meanwhile
+		return fmt.Errorf("container %s: %w: %w", c.ID, ErrNotRunning, err)
+	}
+	return err
 }
 
 // Update changes limits of a container that exists. Device rules, if there are any, replace the earlier ones; what every

@@ -249,6 +249,20 @@ func (c *Container) Complete() bool {
 	return err == nil && rec.Pid != 0
 }
 
+// First opens the container's first process, also one that has ended and that nobody has waited for. Once it is gone, the error
+// wraps ErrNotRunning.
+func (c *Container) First() (pid int, pidfd *os.File, err error) {
+	rec, err := c.load()
+	if err != nil {
+		return 0, nil, err
+	}
+	fd, err := rec.pidfd()
+	if err != nil {
+		return 0, nil, fmt.Errorf("process %d of container %s: %w", rec.Pid, c.ID, ErrNotRunning)
+	}
+	return rec.Pid, os.NewFile(uintptr(fd), "pidfd"), nil
+}
+
 // Created is when Create returned.
 func (c *Container) Created() (time.Time, error) {
 	rec, err := c.load()

@@ -77,6 +77,9 @@ func (c *Container) adopt(ctx context.Context) {
 		c.forgetRun(ctx)
 		return
 	}
+	if err == nil && state != tasktypes.Status_STOPPED {
+		c.hold(r)
+	}
 	c.run, c.phase = r, phaseRunning
 	c.record.Last.OOMKilled = c.record.Last.OOMKilled && c.record.Last.Started.Equal(r.Started) // else it is of the run before
 	c.record.Last.Started, c.record.Last.Restarts = r.Started, r.Restarts

@@ -84,6 +84,7 @@ type run struct {
 	Cgroup   string
 	ended    chan struct{}  // closed when the exit is known
 	ooms     int            // how often it has run out of memory, as far as anybody was told
+	held     *client.Held   // what must outlive the supervisor; nil: nothing could be held
 	process  *specs.Process // as the bundle has it, once somebody asked
 }
 
@@ -143,12 +144,21 @@ func (c *Container) logPath() string {
 // save stores the record durably.
 func (c *Container) save(ctx context.Context) error {
 	c.mu.Lock()
+	if c.phase == phaseRemoving { // its record goes, and must not come back
+		c.mu.Unlock()
+		return nil
+	}
 	value, err := json.Marshal(c.record)
-	c.mu.Unlock()
 	if err != nil {
+		c.mu.Unlock()
 		return fmt.Errorf("store container %s: %w", c.ID, err)
 	}
-	return c.engine.store.enqueue(ctx, bucketContainers, c.ID, value)
+	stored, err := c.engine.store.begin(bucketContainers, c.ID, value) // with mu held: in the order of the changes
+	c.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return stored.wait(ctx)
 }
 
 // update changes the record and stores it.

@@ -115,7 +115,7 @@ func (e *Engine) StartExec(ctx context.Context, id string, o ExecStart) (s Strea
 		return nil, false, err
 	}
 	conn, err := x.run(ctx, o)
-	if errdefs.IsFailedPrecondition(err) { // it has ended since
+	if isNotRunning(err) || err != nil && !x.container.view().phase.alive() { // it has ended since
 		x.finish(126)
 		return nil, false, fmt.Errorf("container %s is not running%w", x.container.ID, noText{errdefs.ErrConflict})
 	}

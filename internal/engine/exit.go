@@ -11,14 +11,19 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
+
+	"gantry/internal/shim/client"
 )
 
-// unknownStatus is the exit code of a process whose end nobody saw.
-const unknownStatus = 255
+// unknownStatus is the exit code of a process whose end nobody saw. The container's State.Error says so then.
+const unknownStatus = client.UnknownStatus
+
+const unknownEnd = "exit status unknown: the supervisor was killed before the container ended, and the kernel did not keep the status"
 
 // watch waits for the end of a run and cleans up after it. It ends early, leaving everything, when the engine closes.
 func (c *Container) watch(ctx context.Context, r *run) {
-	last, err := c.awaitExit(ctx)
+	last, err := c.awaitExit(ctx, r)
+	defer func() { _ = r.held.Close() }() // of what nobody needs any more
 	if ctx.Err() != nil {
 		return
 	}
@@ -31,10 +36,10 @@ func (c *Container) watch(ctx context.Context, r *run) {
 }
 
 // awaitExit asks the supervisor for the end of the container's process, through reconnections.
-func (c *Container) awaitExit(ctx context.Context) (lastRun, error) {
-	lost := lastRun{Finished: time.Now().UTC(), ExitCode: unknownStatus, Error: "the supervisor was lost: exit status unknown"}
+func (c *Container) awaitExit(ctx context.Context, r *run) (lastRun, error) {
+	lost := lastRun{Finished: time.Now().UTC(), ExitCode: unknownStatus, Error: unknownEnd}
 	for attempt := 0; ; attempt++ {
-		last, err := c.askExit(ctx)
+		last, err := c.askExit(ctx, r)
 		switch {
 		case err == nil:
 			return last, nil
@@ -50,7 +55,7 @@ func (c *Container) awaitExit(ctx context.Context) (lastRun, error) {
 	}
 }
 
-func (c *Container) askExit(ctx context.Context) (lastRun, error) {
+func (c *Container) askExit(ctx context.Context, r *run) (lastRun, error) {
 	shim, err := c.engine.supervisor(ctx)
 	if err != nil {
 		return lastRun{}, err
@@ -65,6 +70,15 @@ func (c *Container) askExit(ctx context.Context) (lastRun, error) {
 	}
 	if exit, err := shim.Exit(ctx, c.ID, ""); err == nil {
 		last.OOMKilled = exit.OOMKilled
+		if exit.Unknown {
+			if status, known := r.held.ExitStatus(); known {
+				last.ExitCode = status
+			} else {
+				last.Error = unknownEnd
+			}
+		}
+	} else if severed(err) {
+		return lastRun{}, err
 	}
 	return last, nil
 }

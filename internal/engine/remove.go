@@ -24,31 +24,45 @@ func (e *Engine) RemoveContainer(ctx context.Context, id string, o RemoveOptions
 	if err != nil {
 		return err
 	}
-	v := c.view()
-	if v.phase.alive() || v.phase == phaseRestarting {
-		if !o.Force {
-			return fmt.Errorf("cannot remove container %q: container is %s: stop the container before removing or force remove%w",
-				v.record.Name, phaseStates[v.phase], noText{errdefs.ErrConflict})
+	for {
+		v := c.view()
+		if v.phase.alive() || v.phase == phaseRestarting {
+			if !o.Force {
+				return fmt.Errorf("cannot remove container %q: container is %s: stop the container before removing or force remove%w",
+					v.record.Name, phaseStates[v.phase], noText{errdefs.ErrConflict})
+			}
+			if err := c.stopNow(ctx); err != nil {
+				return err
+			}
 		}
-		if err := c.stopNow(ctx); err != nil {
+		if again, err := c.removeStopped(ctx, o); !again {
 			return err
 		}
 	}
+}
+
+// removeStopped removes a container that does not run; again: it was started meanwhile, and is to be removed by force.
+func (c *Container) removeStopped(ctx context.Context, o RemoveOptions) (again bool, err error) {
 	c.op.Lock()
 	defer c.op.Unlock()
 	switch v := c.view(); {
 	case v.phase == phaseRemoving: // --rm was quicker
-		return nil
-	case v.phase.alive():
-		return fmt.Errorf("container %s was started while it was to be removed%w", c.ID, noText{errdefs.ErrConflict})
+		return false, nil
+	case v.phase.alive(), v.phase == phaseRestarting:
+		if o.Force {
+			return true, ctx.Err()
+		}
+		return false, fmt.Errorf("container %s was started while it was to be removed%w", c.ID, noText{errdefs.ErrConflict})
 	}
-	return c.remove(ctx, nil, o.Volumes)
+	return false, c.remove(ctx, nil, o.Volumes)
 }
 
 // stopNow kills the container's process and waits for its end.
 func (c *Container) stopNow(ctx context.Context) error {
 	if c.view().phase == phaseRestarting {
-		return c.cancelRestart(ctx)
+		if cancelled, err := c.cancelRestart(ctx); cancelled || err != nil {
+			return err
+		}
 	}
 	r, err := c.stopping(ctx)
 	if err == ErrNotModified {
@@ -57,7 +71,7 @@ func (c *Container) stopNow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.signal(ctx, unix.SIGKILL, false); err != nil && !errdefs.IsNotFound(err) {
+	if err := c.signal(ctx, unix.SIGKILL, false); err != nil && !isNotRunning(err) {
 		return err
 	}
 	select {
@@ -125,6 +139,9 @@ func (e *Engine) RenameContainer(ctx context.Context, id, name string) error {
 	}
 	c.op.Lock()
 	defer c.op.Unlock()
+	if c.view().phase == phaseRemoving {
+		return c.conflict("being removed")
+	}
 	old := c.view().record.Name
 	if strings.TrimPrefix(name, "/") == old {
 		return refuse("Renaming a container with the same name as its current name")

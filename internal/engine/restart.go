@@ -107,6 +107,9 @@ func (e *Engine) UpdateContainer(ctx context.Context, id string, u container.Upd
 	c.op.Lock()
 	defer c.op.Unlock()
 	v := c.view()
+	if v.phase == phaseRemoving {
+		return container.UpdateResponse{}, c.conflict("being removed")
+	}
 	host := *v.record.Config.HostConfig
 	if err := mergeUpdate(&host, u); err != nil {
 		return container.UpdateResponse{}, err

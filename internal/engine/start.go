@@ -159,6 +159,8 @@ func (c *Container) launch(ctx context.Context) (r *run, err error) {
 		e.net.Joined(endpoint)
 	}
 	r = &run{Pid: int(created.Pid), Started: time.Now().UTC(), Restarts: rec.Last.Restarts, Endpoint: endpoint, Cgroup: s.Cgroup, ended: make(chan struct{})}
+	undo = append(undo, func() error { return r.held.Close() })
+	c.hold(r)
 	if err := c.writeRun(r); err != nil {
 		return nil, fmt.Errorf("record the start of container %s: %w", rec.Name, err)
 	}

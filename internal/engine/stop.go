@@ -39,13 +39,15 @@ func (c *Container) stop(ctx context.Context, name string, timeout *int) error {
 		return err
 	}
 	if v.phase == phaseRestarting {
-		return c.cancelRestart(ctx)
+		if cancelled, err := c.cancelRestart(ctx); cancelled || err != nil {
+			return err
+		}
 	}
 	r, err := c.stopping(ctx)
 	if err != nil {
 		return err
 	}
-	if err := c.signal(ctx, sig, false); err != nil && !errdefs.IsNotFound(err) {
+	if err := c.signal(ctx, sig, false); err != nil && !isNotRunning(err) {
 		return err
 	}
 	if v.phase == phasePaused { // a frozen process cannot act on a signal
@@ -71,7 +73,7 @@ func (c *Container) stop(ctx context.Context, name string, timeout *int) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-over:
-		if err := c.signal(ctx, unix.SIGKILL, false); err != nil && !errdefs.IsNotFound(err) {
+		if err := c.signal(ctx, unix.SIGKILL, false); err != nil && !isNotRunning(err) {
 			return err
 		}
 		select {
@@ -105,16 +107,33 @@ func (c *Container) stopping(ctx context.Context) (*run, error) {
 	return r, ctx.Err()
 }
 
-func (c *Container) cancelRestart(ctx context.Context) error {
+// cancelRestart keeps the restart policy from starting the container again; false: it has done so, or somebody else has.
+func (c *Container) cancelRestart(ctx context.Context) (bool, error) {
 	c.op.Lock()
 	defer c.op.Unlock()
-	c.retries.cancel()
 	c.mu.Lock()
-	c.phase = phaseExited
+	waiting := c.phase == phaseRestarting
+	if waiting {
+		c.phase = phaseExited
+	}
 	code := c.record.Last.ExitCode
 	c.mu.Unlock()
+	if !waiting {
+		return false, nil
+	}
+	c.retries.cancel()
 	c.notify(WaitResult{Status: code}, "next-exit", "not-running")
-	return c.update(ctx, func(r *record) { r.Stopped = true })
+	return true, c.update(ctx, func(r *record) { r.Stopped = true })
+}
+
+// isNotRunning tells that the supervisor found no living process to act on: it has ended, or the container has gone.
+func isNotRunning(err error) bool {
+	return errdefs.IsNotFound(err) || errdefs.IsFailedPrecondition(err)
+}
+
+// conflict is the error of a call that came when the container had another state than it needs.
+func (c *Container) conflict(state string) error {
+	return fmt.Errorf("container %s is %s%w", c.ID, state, noText{errdefs.ErrConflict})
 }
 
 // KillContainer sends a signal (SIGKILL if empty) to a container's first process.
@@ -136,7 +155,7 @@ func (e *Engine) KillContainer(ctx context.Context, id, name string) error {
 		}
 	}
 	if err := c.signal(ctx, sig, false); err != nil {
-		if errdefs.IsNotFound(err) {
+		if isNotRunning(err) {
 			return fmt.Errorf("cannot kill container: %s: container %s is not running%w", id, c.ID, noText{errdefs.ErrConflict})
 		}
 		return err
@@ -171,12 +190,10 @@ func (e *Engine) PauseContainer(ctx context.Context, id string) error {
 	default:
 		return fmt.Errorf("container %s is not running%w", c.ID, noText{errdefs.ErrConflict})
 	}
-	shim, err := e.supervisor(ctx)
-	if err != nil {
-		return err
-	}
-	if _, err := shim.Task.Pause(ctx, &task.PauseRequest{ID: c.ID}); err != nil {
-		return fmt.Errorf("pause container %s: %w", c.ID, native(err))
+	if err := e.freeze(ctx, c.ID, true); isNotRunning(err) {
+		return c.conflict("not running")
+	} else if err != nil {
+		return fmt.Errorf("pause container %s: %w", c.ID, err)
 	}
 	c.setPhase(phasePaused)
 	e.containerEvent(c, events.ActionPause)
@@ -194,12 +211,10 @@ func (e *Engine) UnpauseContainer(ctx context.Context, id string) error {
 	if c.view().phase != phasePaused {
 		return fmt.Errorf("container %s is not paused%w", c.ID, noText{errdefs.ErrConflict})
 	}
-	shim, err := e.supervisor(ctx)
-	if err != nil {
-		return err
-	}
-	if _, err := shim.Task.Resume(ctx, &task.ResumeRequest{ID: c.ID}); err != nil {
-		return fmt.Errorf("unpause container %s: %w", c.ID, native(err))
+	if err := e.freeze(ctx, c.ID, false); isNotRunning(err) {
+		return c.conflict("not paused")
+	} else if err != nil {
+		return fmt.Errorf("unpause container %s: %w", c.ID, err)
 	}
 	c.setPhase(phaseRunning)
 	e.containerEvent(c, events.ActionUnPause)

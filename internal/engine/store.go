@@ -94,20 +94,34 @@ func (s *store) Each(bucket string, decode func(key string, value []byte) error,
 }
 
 func (s *store) enqueue(ctx context.Context, bucket, key string, value []byte) error {
+	w, err := s.begin(bucket, key, value)
+	if err != nil {
+		return err
+	}
+	return w.wait(ctx)
+}
+
+// begin puts a change into the next commit. It does not wait.
+func (s *store) begin(bucket, key string, value []byte) (*write, error) {
 	w := &write{bucket: bucket, key: key, value: value, result: make(chan error, 1)}
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
-		return errStoreClosed
+		return nil, errStoreClosed
 	}
 	s.pending = append(s.pending, w)
 	s.mu.Unlock()
 	s.signal()
+	return w, nil
+}
+
+// wait returns when the change is on disk.
+func (w *write) wait(ctx context.Context) error {
 	select {
 	case err := <-w.result:
 		return err
 	case <-ctx.Done():
-		return fmt.Errorf("store %s %s: %w", bucket, key, ctx.Err())
+		return fmt.Errorf("store %s %s: %w", w.bucket, w.key, ctx.Err())
 	}
 }
 

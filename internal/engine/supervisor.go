@@ -136,6 +136,36 @@ func (e *Engine) startTask(ctx context.Context, id string) error {
 	})
 }
 
+// hold keeps open what must outlive the supervisor. A container runs without it.
+func (c *Container) hold(r *run) {
+	held, err := client.Hold(filepath.Join(c.engine.o.Run, "shim"), c.ID, r.Pid)
+	if err != nil {
+		c.engine.log.Warn("what a container writes last may be lost with the supervisor", "container", c.ID, "error", err)
+	}
+	r.held = held
+}
+
+// freeze pauses a task, or resumes it. After the loss of a supervisor the next one says which of the two it is.
+func (e *Engine) freeze(ctx context.Context, id string, pause bool) error {
+	again := false
+	return e.call(ctx, func(shim *client.Shim) error {
+		if again {
+			response, err := shim.Task.State(ctx, &task.StateRequest{ID: id})
+			if err != nil || (response.Status == tasktypes.Status_PAUSED) == pause {
+				return err
+			}
+		}
+		again = true
+		var err error
+		if pause {
+			_, err = shim.Task.Pause(ctx, &task.PauseRequest{ID: id})
+		} else {
+			_, err = shim.Task.Resume(ctx, &task.ResumeRequest{ID: id})
+		}
+		return err
+	})
+}
+
 // severed tells whether an error is that of a connection whose other end has gone.
 func severed(err error) bool {
 	var broken *net.OpError

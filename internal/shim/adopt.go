@@ -8,13 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/logs"
-	"gantry/internal/shim/client"
 	"gantry/oci"
 )
 
@@ -72,27 +70,19 @@ func (s *Server) adoptOne(ctx context.Context, id, file string) error {
 		p.reopen(s.path(id))
 	}
 	s.settle(id, c)
-	if state.Status == specs.StateStopped { // the record of its pid is of no use: others may have it by now
-		p.exit = client.Exit{Status: unknownStatus, At: time.Now().UTC(), OOMKilled: c.oomKilled()}
-		p.release()
-		close(p.exited)
-		return nil
-	}
-	fd, err := unix.PidfdOpen(state.Pid, 0)
-	if err == nil { // checked again: the descriptor cannot change its process any more
-		var again *specs.State
-		if again, err = made.State(); err == nil && again.Status == specs.StateStopped {
-			err = unix.ESRCH
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("watch process %d: %w", state.Pid, err)
-	}
 	c.unwatch, c.watched = make(chan struct{}), make(chan struct{})
 	go c.watchOOM()
-	if err := p.watch(state.Pid, os.NewFile(uintptr(fd), "pidfd"), c.ended); err != nil {
+	pid, pidfd, err := made.First()
+	if errors.Is(err, oci.ErrNotRunning) { // others may have its number by now
+		go c.ended(unknownStatus)
+		return nil
+	}
+	if err == nil {
+		err = p.watch(pid, pidfd, c.ended)
+	}
+	if err != nil {
 		close(c.unwatch)
-		return err
+		return fmt.Errorf("watch the first process: %w", err)
 	}
 	return nil
 }

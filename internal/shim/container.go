@@ -37,6 +37,7 @@ type container struct {
 	execs  map[string]*process
 	paused bool
 	ooms   int           // how often it has run out of memory
+	killed bool          // SIGKILL was sent: whoever is frozen now must be thawed to die
 	group  *cgroup.Group // nil: not known yet
 }
 
@@ -253,6 +254,9 @@ func (c *container) startExec(ctx context.Context, p *process) error {
 		return fmt.Errorf("exec %s of container %s was started before: %w", p.execID, c.id, errdefs.ErrFailedPrecondition)
 	}
 	err := c.spawnExec(ctx, p, spec)
+	if state, stateErr := c.oci.State(); err != nil && (stateErr != nil || state.Status == specs.StateStopped) {
+		err = fmt.Errorf("%w: %w", oci.ErrNotRunning, err) // whatever the kernel said of what has gone
+	}
 	if err != nil {
 		p.mu.Lock()
 		p.exit.Status, p.exit.At = 127, time.Now().UTC()

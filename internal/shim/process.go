@@ -1,13 +1,10 @@
 package shim
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -22,8 +19,8 @@ import (
 	"gantry/rawfile"
 )
 
-// unknownStatus is the status of a process whose end nobody saw.
-const unknownStatus = 255
+// unknownStatus stands for the status of a process whose end nobody saw. No process ends with it.
+const unknownStatus = -1
 
 // process is the first process of a container, or one of exec.
 type process struct {
@@ -169,15 +166,8 @@ func ended(pid, pidfd int, status *int) bool {
 	case n == 0:
 		return false
 	}
-	*status = exitStatus(ws)
+	*status = client.StatusOf(ws)
 	return true
-}
-
-func exitStatus(ws unix.WaitStatus) int {
-	if ws.Signaled() {
-		return 128 + int(ws.Signal())
-	}
-	return ws.ExitStatus()
 }
 
 // foreignEnded learns the status of another's child: of a zombie from its stat, of one that its parent has reaped from
@@ -186,30 +176,10 @@ func foreignEnded(pid, pidfd int, status *int) bool {
 	if over, err := rawfile.HasEnded(pidfd); err == nil && !over {
 		return false
 	}
-	if ws, ok := zombieStatus(pid); ok && unix.PidfdSendSignal(pidfd, 0, nil, 0) == nil { // still the same one
-		*status = exitStatus(ws)
-		return true
-	}
-	info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
-	if err := unix.IoctlPidfdInfo(pidfd, &info); err == nil && info.Mask&unix.PIDFD_INFO_EXIT != 0 {
-		*status = exitStatus(unix.WaitStatus(info.Exit_code))
+	if code, known := client.ExitStatus(pid, pidfd); known {
+		*status = code
 	}
 	return true
-}
-
-// zombieStatus is the last field of /proc/PID/stat, exit_code; see proc_pid_stat(5).
-func zombieStatus(pid int) (unix.WaitStatus, bool) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, false
-	}
-	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-	const state, exitCode = 0, 49 // counted from the state, which is the third field
-	if len(fields) <= exitCode || fields[state] != "Z" {
-		return 0, false
-	}
-	n, err := strconv.ParseUint(fields[exitCode], 10, 32)
-	return unix.WaitStatus(n), err == nil
 }
 
 // settle records the end: after it Wait returns.
@@ -217,6 +187,9 @@ func (p *process) settle(status int, oom bool) {
 	p.streams.drain()
 	p.mu.Lock()
 	p.exit = client.Exit{Status: status, At: time.Now().UTC(), OOMKilled: oom}
+	if status == unknownStatus {
+		p.exit.Status, p.exit.Unknown = client.UnknownStatus, true
+	}
 	p.mu.Unlock()
 	for _, s := range []logs.Stream{logs.Stdout, logs.Stderr} {
 		if err := p.streams.flush(s); err != nil {
@@ -225,7 +198,9 @@ func (p *process) settle(status int, oom bool) {
 	}
 	p.release() // before the end is known: a container of the same name may come then
 	close(p.exited)
-	_ = p.pidfd.Close()
+	if p.pidfd != nil { // nil: it had ended before it could be watched
+		_ = p.pidfd.Close()
+	}
 }
 
 // release closes what a process that has ended, or never started, holds.

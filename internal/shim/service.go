@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"gantry/internal/version"
+	"gantry/oci"
 )
 
 // service is containerd.task.v3.Task.
@@ -165,6 +166,11 @@ func (s service) Kill(_ context.Context, r *task.KillRequest) (*emptypb.Empty, e
 		return nil, err
 	}
 	sig := unix.Signal(r.Signal)
+	if sig == unix.SIGKILL && p == c.init {
+		c.mu.Lock()
+		c.killed = true
+		c.mu.Unlock()
+	}
 	switch {
 	case r.All && p == c.init:
 		err = c.oci.Kill(sig, true)
@@ -181,7 +187,9 @@ func (s service) Kill(_ context.Context, r *task.KillRequest) (*emptypb.Empty, e
 		paused := c.paused
 		c.mu.Unlock()
 		if paused {
-			return s.resume(c)
+			if _, err := s.resume(c); err != nil && !errors.Is(err, oci.ErrNotRunning) && !errdefs.IsFailedPrecondition(err) {
+				return nil, err
+			}
 		}
 	}
 	return done, nil
@@ -195,12 +203,23 @@ func (s service) Pause(_ context.Context, r *task.PauseRequest) (*emptypb.Empty,
 	}
 	c.op.Lock()
 	defer c.op.Unlock()
+	c.mu.Lock()
+	paused := c.paused
+	c.mu.Unlock()
+	if paused {
+		return nil, fmt.Errorf("container %s is paused: %w", r.ID, errdefs.ErrFailedPrecondition)
+	}
 	if err := c.oci.Pause(); err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
 	c.paused = true
+	killed := c.killed
 	c.mu.Unlock()
+	if killed { // on cgroup v1 a frozen process does not die
+		_, err := s.thaw(c)
+		return nil, errors.Join(fmt.Errorf("pause container %s: %w", r.ID, oci.ErrNotRunning), err)
+	}
 	s.events.publish(&events.TaskPaused{ContainerID: r.ID})
 	return done, nil
 }
@@ -217,6 +236,17 @@ func (s service) Resume(_ context.Context, r *task.ResumeRequest) (*emptypb.Empt
 func (s service) resume(c *container) (*emptypb.Empty, error) {
 	c.op.Lock()
 	defer c.op.Unlock()
+	return s.thaw(c)
+}
+
+// thaw ends a pause. op is held.
+func (s service) thaw(c *container) (*emptypb.Empty, error) {
+	c.mu.Lock()
+	paused := c.paused
+	c.mu.Unlock()
+	if !paused { // another one was faster
+		return nil, fmt.Errorf("container %s is not paused: %w", c.id, errdefs.ErrFailedPrecondition)
+	}
 	if err := c.oci.Resume(); err != nil {
 		return nil, err
 	}

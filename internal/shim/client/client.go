@@ -74,6 +74,9 @@ type AttachReply struct {
 	IDs      []string `json:"ids,omitempty"` // of QueryList
 }
 
+// UnknownStatus is the status of a process whose end nobody saw, as containerd has it.
+const UnknownStatus = 255
+
 // Options are how to start a supervisor.
 type Options struct {
 	Binary    string // path of containerd-shim-…-v1
@@ -100,6 +103,7 @@ type Exit struct {
 	Status    int // 0 to 255; 128+n for signal n
 	At        time.Time
 	OOMKilled bool
+	Unknown   bool // nobody saw the end, and the kernel does not tell: Status is UnknownStatus
 }
 
 // dial connects to a running supervisor, and has it answer once.
