@@ -9,7 +9,7 @@ BINARIES := $(notdir $(wildcard cmd/*))
 
 export CGO_ENABLED ?= 0
 
-.PHONY: help build install run test test-vm test-vm-systemd test-vm-peers test-all flakes lint bench clean cross
+.PHONY: help build install run test test-vm test-vm-engine test-vm-systemd test-vm-peers test-all flakes lint bench clean cross
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,8 +31,12 @@ run: build ## run a container, offline, and show what isolates it
 test: ## every test that takes minutes, in namespaces of their own; installs what they need
 	@$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" ./test/test.sh
 
-test-vm: ## tests on pure cgroup v2, in a virtual machine (RUN=command: that instead)
+test-vm: ## tests on pure cgroup v2 and Linux 6.1, in virtual machines: libraries and runtime, then the engine end to end
 	@$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" ./test/vm/vm.sh $(if $(RUN),'$(RUN)')
+	$(if $(RUN),,@$(MAKE) --no-print-directory test-vm-engine)
+
+test-vm-engine: ## the engine's part of test-vm alone (RUN=command: that instead)
+	@$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" ./test/vm/vm.sh --engine $(if $(RUN),'$(RUN)')
 
 test-vm-systemd: ## the same beside a real systemd, with runc, crun and criu (RUN=command)
 	@$(SUDO) env "PATH=$$PATH" "HOME=$$HOME" ./test/vm/vm.sh --systemd $(if $(RUN),'$(RUN)')

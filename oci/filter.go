@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -31,7 +32,22 @@ func (b *builder) filter() (*seccomp.Program, error) {
 	if program.Notifies() && profile.ListenerPath == "" {
 		return nil, errors.New("config.json: linux.seccomp.listenerPath must be set for SCMP_ACT_NOTIFY")
 	}
+	if program.Notifies() && len(profile.Flags) > 0 && !b.dry {
+		_, supported := seccomp.Flags()
+		if err := checkFlags(profile.Flags, supported); err != nil {
+			return nil, err
+		}
+	}
 	return program, nil
+}
+
+// checkFlags names a flag that the kernel lacks: WAIT_KILLABLE_RECV came with Linux 5.19, and matters with an agent only.
+func checkFlags(flags []specs.LinuxSeccompFlag, supported []string) error {
+	const late = specs.LinuxSeccompFlagWaitKillableRecv
+	if slices.Contains(flags, late) && !slices.Contains(supported, string(late)) {
+		return fmt.Errorf("config.json: linux.seccomp.flags: this kernel lacks %s: leave it out, or use Linux 5.19 or newer", late)
+	}
+	return nil
 }
 
 // moment is where in a plan the filter may be installed.

@@ -237,6 +237,20 @@ func answer(listener int) {
 	}
 }
 
+// A flag that the kernel lacks is named.
+func TestFilterFlagsOfNewerKernels(t *testing.T) {
+	all := []specs.LinuxSeccompFlag{specs.LinuxSeccompFlagLog, specs.LinuxSeccompFlagWaitKillableRecv}
+	if err := checkFlags(all, []string{string(all[0]), string(all[1])}); err != nil {
+		t.Error(err)
+	}
+	if err := checkFlags(all[:1], []string{string(all[0])}); err != nil {
+		t.Error(err)
+	}
+	if err := checkFlags(all, []string{string(all[0])}); err == nil || !strings.Contains(err.Error(), "lacks SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV") {
+		t.Errorf("an older kernel: %v", err)
+	}
+}
+
 // TestFilterAsksItsAgent: the agent gets the state and the listener of the first process, of a hook and of exec, and its answers
 // are what the calls return; also of those that the runtime itself makes.
 func TestFilterAsksItsAgent(t *testing.T) {

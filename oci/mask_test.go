@@ -1,11 +1,15 @@
 package oci
 
 import (
+	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"gantry/spawn"
 )
 
 // Masked directories are all one file system, and a path is masked once however often it is listed.
@@ -60,5 +64,41 @@ func TestMaskWithoutCopiesOfDetachedMounts(t *testing.T) {
 	}
 	if text, _ := b.output(t); strings.Contains(text, "SECRET") {
 		t.Errorf("masked directories show %q", text)
+	}
+}
+
+// The same steps as a kernel before 6.15 answers them: the first copy is refused, later ones are made of what is mounted by then.
+func TestMaskAsAnOlderKernelDoes(t *testing.T) {
+	root := t.TempDir()
+	writeTree(t, root, map[string]string{"a/SECRET": "x", "b/SECRET": "x", "c/SECRET": "x"})
+	x := &builder{id: "x"}
+	x.add("make a mount namespace", unix.SYS_UNSHARE, spawn.Flags(unix.CLONE_NEWNS, "CLONE_NEWNS"))
+	x.add("keep mounts to it", unix.SYS_MOUNT, spawn.Nil(), spawn.Str("/"), spawn.Nil(), spawn.Flags(unix.MS_REC|unix.MS_PRIVATE, ""), spawn.Nil())
+	x.add("walk paths from the root", unix.SYS_CHROOT, spawn.Str(root))
+	x.add("go there", unix.SYS_CHDIR, spawn.Str("/"))
+	x.emptyDirectory()
+	for _, path := range []string{"/a", "/b", "/c"} {
+		x.maskPath(path)
+	}
+	i := slices.IndexFunc(x.plan.Steps, func(s spawn.Step) bool { return s.Name == "take the empty directory" })
+	x.plan.Steps[i].Args[2] = spawn.Int(1 << 30) // a flag that no kernel has: EINVAL
+	var seen []string
+	x.plan.Steps = append(x.plan.Steps, spawn.Step{Name: "look", Sync: func(child *spawn.Process) error {
+		for _, path := range []string{"a", "b", "c"} {
+			entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/root/%s", child.Pid, path))
+			if err != nil {
+				return err
+			}
+			for _, e := range entries {
+				seen = append(seen, path+"/"+e.Name())
+			}
+		}
+		return nil
+	}})
+	if err := runHelper(&x.plan); err != nil {
+		t.Fatal(err)
+	}
+	if len(seen) > 0 {
+		t.Errorf("masked directories show %q", seen)
 	}
 }

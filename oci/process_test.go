@@ -195,6 +195,20 @@ func giveRealTime(t *testing.T, path string, runtime int64) {
 }
 
 // TestRealTimeSchedulers looks at the waiting process: threads of such a program cannot just be made.
+// TestMemoryPolicyOfNewerKernels: what the kernel lacks (weighted interleaving came with 6.9) is refused, and the error names it.
+func TestMemoryPolicyOfNewerKernels(t *testing.T) {
+	b := newBundle(t)
+	b.spec.Linux.MemoryPolicy = &specs.LinuxMemoryPolicy{Mode: specs.MpolWeightedInterleave, Nodes: "0"}
+	c, p, err := b.lib.Create(t.Context(), "probe", CreateOptions{Bundle: b.dir, Spec: b.spec, Rootfs: b.overlay()})
+	if err == nil {
+		b.end(t, c, p)
+		return
+	}
+	if !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "set the memory policy to "+string(specs.MpolWeightedInterleave)) {
+		t.Error(err)
+	}
+}
+
 func TestRealTimeSchedulers(t *testing.T) {
 	for _, c := range []struct {
 		scheduler specs.Scheduler

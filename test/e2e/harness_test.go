@@ -12,14 +12,23 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
 
-// patience bounds every command: a hang is a failure.
-const patience = time.Minute
+// patience bounds every command: a hang is a failure. GANTRY_TEST_PATIENCE multiplies it, for machines under software
+// emulation.
+var patience = time.Minute * slowness()
+
+func slowness() time.Duration {
+	if n, err := strconv.Atoi(os.Getenv("GANTRY_TEST_PATIENCE")); err == nil && n > 0 {
+		return time.Duration(n)
+	}
+	return 1
+}
 
 // daemon is one gantryd with directories of its own.
 type daemon struct {

@@ -152,7 +152,7 @@ func serveNginx(t *testing.T, do func(args ...string) result, image string) {
 }
 
 func get(address string) string {
-	c := http.Client{Timeout: 5 * time.Second}
+	c := http.Client{Timeout: 5 * time.Second * slowness()}
 	r, err := c.Get("http://" + address + "/")
 	if err != nil {
 		return ""

@@ -8,6 +8,10 @@ if [ -n "$peers" ]; then
   debian_disk=$cache/debian-peers.ext4 debian_size=2G
 fi
 
+if [ -n "$engine" ]; then
+  debian_disk=$cache/debian-engine.ext4 debian_size=2G
+fi
+
 debian_image() { # $debian_disk, which is made once, and $work/initrd with what changes
   need debootstrap e2fsprogs
   if ! [ -f "$debian_disk" ]; then
@@ -15,6 +19,7 @@ debian_image() { # $debian_disk, which is made once, and $work/initrd with what 
     scratch=$(mktemp -d "$cache/debian.XXXXXX")
     debootstrap --variant=minbase --include="$debian_packages" bookworm "$scratch" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$work/debootstrap.log" ||
       { tail -20 "$work/debootstrap.log" >&2; rm -rf "$scratch"; exit 1; }
+    if [ -n "$engine" ]; then debian_install "$scratch" skopeo docker-registry; fi
     debian_settle "$scratch"
     mke2fs -q -t ext4 -d "$scratch" -E root_owner=0:0 "$work/debian.ext4" $debian_size
     rm -rf "$scratch"
@@ -29,6 +34,13 @@ debian_image() { # $debian_disk, which is made once, and $work/initrd with what 
   if [ -n "${GANTRY_VM_FILES:-}" ]; then cp -a "$GANTRY_VM_FILES" "$root/gantry/files"; fi
   printf '%s\n' "$command" >"$root/gantry/command"
   (cd "$root" && find . | cpio --quiet -o -H newc) >"$work/initrd"
+}
+
+debian_install() { # DIRECTORY PACKAGE…: those that debootstrap does not manage to configure
+  local root=$1
+  shift
+  { chroot "$root" apt-get update -qq && chroot "$root" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@"; } >"$work/debootstrap.log" 2>&1 ||
+    { tail -20 "$work/debootstrap.log" >&2; rm -rf "$root"; exit 1; }
 }
 
 debian_settle() { # DIRECTORY: the unit that runs the command; an ordinary user with subordinate ids

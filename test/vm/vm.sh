@@ -5,6 +5,7 @@
 #   vm.sh [COMMAND]            busybox and the test binaries in an initial RAM file system
 #   vm.sh --systemd [COMMAND]  Debian with a systemd that manages the machine, runc, crun and criu
 #   vm.sh --peers [COMMAND]    the same, and docker, containerd and podman; their tests instead of the runtime's: checkpoints, systemd's cgroups
+#   vm.sh --engine [COMMAND]   Debian with what the end-to-end tests of the engine need, and those tests
 #
 # GANTRY_VM_FILES is a directory that the machine with Debian has as /gantry/files. GANTRY_VM_MEMORY (MiB) and GANTRY_VM_TIMEOUT (seconds) bound the machine; GANTRY_VM_V1=1 mounts cgroup v1 instead
 # of v2, GANTRY_VM_V1=hybrid in the machine with Debian v1 and a v2 tree without controllers. Kernel and Debian are kept in the user's cache directory.
@@ -15,11 +16,12 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/gantry-vm
 packages=(./cgroup ./spawn ./oci ./oci/inroot ./oci/overlay ./cmd/gantry-runtime)
 modules=(overlay veth bridge dummy loop null_blk bfq zram lzo lzo_rle cls_cgroup br_netfilter nf_tables virtio_pci virtio_blk
   unix_diag inet_diag tcp_diag udp_diag raw_diag af_packet_diag netlink_diag tun fuse
-  nf_conntrack_netlink nft_compat nft_chain_nat nft_counter xt_mark xt_conntrack xt_addrtype xt_comment xt_multiport xt_MASQUERADE xt_nat ip_tables ip6_tables)
-mode=small peers=
+  nf_conntrack_netlink nft_compat nft_chain_nat nft_counter nft_ct nft_masq nft_nat nft_redir nft_fib_inet nft_fib_ipv4 nft_fib_ipv6 nft_reject_inet nft_hash nft_numgen xt_mark xt_conntrack xt_addrtype xt_comment xt_multiport xt_MASQUERADE xt_nat ip_tables ip6_tables)
+mode=small peers= engine=
 case ${1:-} in
 --systemd) mode=systemd ;;
 --peers) mode=systemd peers=yes ;;
+--engine) mode=systemd engine=yes ;;
 esac
 if [ $mode = systemd ]; then shift; fi
 
@@ -63,6 +65,11 @@ copy_modules() { # DIRECTORY
 
 build_tests() { # DIRECTORY: the test binaries in their source directories, and what their tests would build
   local package
+  if [ -n "$engine" ]; then
+    mkdir -p "$1/bin"
+    install -m 0755 $here/engine "$1/bin/"
+    return
+  fi
   for package in "${packages[@]}"; do
     mkdir -p "$1/src/$package"
     go test -c -trimpath -ldflags '-s -w' -o "$1/src/$package/run.test" "$package"
@@ -110,11 +117,21 @@ copy_programs() { # DIRECTORY: what tests copy into containers cannot be busybox
   ln -s /bin/ip "$1/gantry/bin/" # before busybox's, in /sbin
 }
 
+engine_disk() { # $work/engine.ext4: the engine's programs, its tests, and room for their files
+  local root=$work/engine
+  test/prepare.sh >"$work/build.log" 2>&1 || { tail -20 "$work/build.log" >&2; exit 1; }
+  mkdir -p "$root"/{bin,tmp,src/test/e2e,src/internal/api/docker}
+  cp bin/gantry* bin/containerd-shim-gantry-v1 bin/test/{docker,isolate,debian.tar} "$root/bin/"
+  cp internal/api/docker/routes.go "$root/src/internal/api/docker/" # a test asks for every route in it
+  (cd test && go test -c -trimpath -ldflags '-s -w' -o "$root/src/test/e2e/e2e.test" ./e2e)
+  mke2fs -q -t ext4 -d "$root" -E root_owner=0:0 -m 0 "$work/engine.ext4" 8G
+}
+
 # Not a microvm: without a second clock its kernel cannot always calibrate the first, and then hangs.
 boot() { # KERNEL OPTIONS, QEMU OPTIONS…
   local options=$1
   shift
-  timeout --foreground -k 5 "${GANTRY_VM_TIMEOUT:-1800}" qemu-system-x86_64 -M q35,accel=tcg -cpu max -m "${GANTRY_VM_MEMORY:-1536}" -smp 2 \
+  timeout --foreground -k 5 "${GANTRY_VM_TIMEOUT:-$patience}" qemu-system-x86_64 -M q35,accel=tcg -cpu max -m "${GANTRY_VM_MEMORY:-$memory}" -smp 2 \
     -no-reboot -nodefaults -display none -serial stdio -kernel "$cache"/kernel/boot/vmlinuz-* -initrd "$work/initrd" \
     -append "console=ttyS0 ${GANTRY_VM_LOG:-quiet} panic=-1 reboot=t $options" "$@" </dev/null | tee "$work/console"
 }
@@ -125,10 +142,12 @@ need qemu-system-x86 cpio kmod busybox-static procps iproute2 e2fsprogs
 mkdir -p "$cache"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-command=${*:-${peers:+peers}}
+command=${*:-${peers:+peers}${engine:+engine}}
 command=${command:-tests}
 fetch_kernel
 options=${GANTRY_VM_V1:+gantry.v1}
+patience=1800 memory=1536
+if [ -n "$engine" ]; then patience=14400 memory=3072; fi
 case $mode in
 small)
   small_image
@@ -140,8 +159,12 @@ systemd)
   # systemd mounts the hierarchies, and reads this from the kernel's command line.
   if [ -n "${GANTRY_VM_V1:-}" ]; then options+=" systemd.unified_cgroup_hierarchy=0"; fi
   if [ "${GANTRY_VM_V1:-}" = 1 ]; then options+=" systemd.legacy_systemd_cgroup_controller=1"; fi
-  boot "root=/dev/vda ro systemd.show_status=0 ${peers:+apparmor=0} $options" -drive "if=none,id=root,format=raw,snapshot=on,file=$debian_disk" \
-    -device virtio-blk-pci,drive=root
+  drives=(-drive "if=none,id=root,format=raw,snapshot=on,file=$debian_disk" -device "virtio-blk-pci,drive=root")
+  if [ -n "$engine" ]; then
+    engine_disk
+    drives+=(-drive "if=none,id=engine,format=raw,cache=unsafe,file=$work/engine.ext4" -device "virtio-blk-pci,drive=engine")
+  fi
+  boot "root=/dev/vda ro systemd.show_status=0 ${peers:+apparmor=0} $options" "${drives[@]}"
   ;;
 esac
 status=$(tr -d '\r' <"$work/console" | sed -n 's/^gantry-vm: exit status //p' | tail -1)
