@@ -85,15 +85,17 @@ func serve(config shim.Config, readyFD int) error {
 	runtime.GOMAXPROCS(min(4, runtime.NumCPU()))
 	debug.SetGCPercent(200)
 	shim.IgnoreSignals()
-	if err := shim.Outlive(); err != nil {
+	leave, err := shim.Outlive()
+	if err != nil {
 		slog.Warn("supervisor", "error", err)
 	}
+	defer leave()
 	if readyFD < 0 {
 		return shim.Serve(context.Background(), config, func() error { return nil })
 	}
 	unix.CloseOnExec(readyFD)
 	starter := os.NewFile(uintptr(readyFD), "starter")
-	err := shim.Serve(context.Background(), config, func() error {
+	err = shim.Serve(context.Background(), config, func() error {
 		_, err := starter.WriteString(client.Ready)
 		if errors.Is(err, unix.EPIPE) { // the starter was killed: another one comes
 			err = nil
