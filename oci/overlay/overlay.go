@@ -17,7 +17,6 @@ package overlay
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -57,23 +56,23 @@ func (c Config) Mount() (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	if c.short() && appends.Load() >= 0 {
-		fd, err := c.mountAppended()
-		if !errors.Is(err, unix.EINVAL) || appends.Load() > 0 {
-			return fd, err
+	if c.short() {
+		answer := appends.Load()
+		if answer == 0 {
+			if answer, err = asksAppends(); err != nil {
+				return -1, err
+			}
+			appends.Store(answer)
 		}
-		answer, askErr := asksAppends()
-		if askErr != nil {
-			return -1, errors.Join(err, askErr)
-		}
-		if appends.Store(answer); answer > 0 {
-			return -1, err
+		if answer > 0 {
+			return c.mountAppended()
 		}
 	}
 	return c.mountNamed()
 }
 
-// asksAppends asks the kernel whether an overlay takes layers one by one. One that takes any option does not.
+// asksAppends asks the kernel whether an overlay takes layers one by one. One that takes any option does not; trying would
+// leave a line in its log.
 func asksAppends() (int32, error) {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {

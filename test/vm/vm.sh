@@ -5,7 +5,7 @@
 #   vm.sh [COMMAND]            busybox and the test binaries in an initial RAM file system
 #   vm.sh --systemd [COMMAND]  Debian with a systemd that manages the machine, runc, crun and criu
 #   vm.sh --peers [COMMAND]    the same, and docker, containerd and podman; their tests instead of the runtime's: checkpoints, systemd's cgroups
-#   vm.sh --engine [COMMAND]   Debian with what the end-to-end tests of the engine need, and those tests
+#   vm.sh --engine [COMMAND]   Debian, without systemd running, with what the end-to-end tests of the engine need, and those tests
 #
 # GANTRY_VM_FILES is a directory that the machine with Debian has as /gantry/files. GANTRY_VM_MEMORY (MiB) and GANTRY_VM_TIMEOUT (seconds) bound the machine; GANTRY_VM_V1=1 mounts cgroup v1 instead
 # of v2, GANTRY_VM_V1=hybrid in the machine with Debian v1 and a v2 tree without controllers. Kernel and Debian are kept in the user's cache directory.
@@ -67,7 +67,7 @@ build_tests() { # DIRECTORY: the test binaries in their source directories, and 
   local package
   if [ -n "$engine" ]; then
     mkdir -p "$1/bin"
-    install -m 0755 $here/engine "$1/bin/"
+    install -m 0755 $here/{engine,start} "$1/bin/"
     return
   fi
   for package in "${packages[@]}"; do
@@ -121,7 +121,7 @@ engine_disk() { # $work/engine.ext4: the engine's programs, its tests, and room 
   local root=$work/engine
   test/prepare.sh >"$work/build.log" 2>&1 || { tail -20 "$work/build.log" >&2; exit 1; }
   mkdir -p "$root"/{bin,tmp,src/test/e2e,src/internal/api/docker}
-  cp bin/gantry* bin/containerd-shim-gantry-v1 bin/test/{docker,isolate,debian.tar} "$root/bin/"
+  cp bin/gantry* bin/containerd-shim-gantry-v1 bin/test/{docker,debian.tar} "$root/bin/"
   cp internal/api/docker/routes.go "$root/src/internal/api/docker/" # a test asks for every route in it
   (cd test && go test -c -trimpath -ldflags '-s -w' -o "$root/src/test/e2e/e2e.test" ./e2e)
   mke2fs -q -t ext4 -d "$root" -E root_owner=0:0 -m 0 "$work/engine.ext4" 8G
