@@ -28,6 +28,9 @@ type CPUStats struct {
 	PerCPU                    []time.Duration // v1 only
 	Periods, ThrottledPeriods uint64
 	Throttled                 time.Duration
+	// Bursts are the periods in which the group has used saved time, Burst is how much; see cpu.cfs_burst_us.
+	Bursts uint64
+	Burst  time.Duration
 }
 
 type MemoryStats struct {
@@ -105,6 +108,7 @@ func (g *Group) statsV1(r *reader, s *Stats) {
 	}
 	throttle := r.pairs(g.host.dir("cpu", g.path), "cpu.stat")
 	s.CPU.Periods, s.CPU.ThrottledPeriods, s.CPU.Throttled = throttle["nr_periods"], throttle["nr_throttled"], time.Duration(throttle["throttled_time"])
+	s.CPU.Bursts, s.CPU.Burst = throttle["nr_bursts"], time.Duration(throttle["burst_time"])
 
 	memory := g.host.dir("memory", g.path)
 	m := &s.Memory
@@ -129,6 +133,7 @@ func (g *Group) statsV2(r *reader, s *Stats) {
 		Usage: time.Duration(cpu["usage_usec"]) * time.Microsecond, User: time.Duration(cpu["user_usec"]) * time.Microsecond,
 		System: time.Duration(cpu["system_usec"]) * time.Microsecond, Throttled: time.Duration(cpu["throttled_usec"]) * time.Microsecond,
 		Periods: cpu["nr_periods"], ThrottledPeriods: cpu["nr_throttled"],
+		Bursts: cpu["nr_bursts"], Burst: time.Duration(cpu["burst_usec"]) * time.Microsecond,
 	}
 	events := r.pairs(dir, "memory.events")
 	s.Memory = MemoryStats{

@@ -17,7 +17,12 @@ type MoreStats struct {
 	V2                bool
 	Kernel, KernelTCP Counter // of memory; v1 only
 	Swap              Counter // memory and swap together, also on v2
+	SwapMax           uint64  // most swap alone; v2 only
 	Hugetlb           map[string]Counter
+	// MemoryEvents are v2's memory.events, or v1's memory.oom_control.
+	MemoryEvents map[string]uint64
+	// RDMA is what the group has of each device, RDMALimits what it may have.
+	RDMA, RDMALimits []RDMAEntry
 	// PerCPUUser and PerCPUKernel are nanoseconds by processor; v1 only.
 	PerCPUUser, PerCPUKernel []uint64
 	CPUSet                   CPUSetStats
@@ -27,6 +32,12 @@ type MoreStats struct {
 
 // Counter is use, its maximum, its limit and how often that was hit; bytes.
 type Counter struct{ Usage, Max, Limit, Failcnt uint64 }
+
+// RDMAEntry are resources of one device; math.MaxUint32: no limit.
+type RDMAEntry struct {
+	Device           string
+	Handles, Objects uint32
+}
 
 // CPUSetStats are processors, memory nodes and v1's switches; see cpuset(7).
 type CPUSetStats struct {
@@ -61,17 +72,21 @@ type PressureData struct {
 func (g *Group) MoreStats() (*MoreStats, error) {
 	r := &reader{}
 	s := &MoreStats{V2: g.host.mode() == V2, Hugetlb: r.hugetlb(g.host.dir("hugetlb", g.path))}
+	if rdma := g.host.dir("rdma", g.path); rdma != "" {
+		s.RDMA, s.RDMALimits = r.rdma(rdma, "rdma.current"), r.rdma(rdma, "rdma.max")
+	}
 	cpuset := g.host.dir("cpuset", g.path)
 	s.CPUSet.CPUs, s.CPUSet.Mems = r.ranges(cpuset, "cpuset.cpus"), r.ranges(cpuset, "cpuset.mems")
 	if s.V2 {
 		dir := filepath.Join(g.host.unified.mount, g.path)
-		s.Swap = r.swapV2(dir)
+		s.Swap, s.SwapMax, s.MemoryEvents = r.swapV2(dir), r.number(dir, "memory.swap.peak"), r.pairs(dir, "memory.events")
 		s.CPUPressure, s.MemoryPressure, s.IOPressure = r.pressure(dir, "cpu"), r.pressure(dir, "memory"), r.pressure(dir, "io")
 	} else {
 		memory := g.host.dir("memory", g.path)
 		s.Kernel, s.KernelTCP = r.counter(memory, "memory.kmem.", "_in_bytes"), r.counter(memory, "memory.kmem.tcp.", "_in_bytes")
 		s.Swap = r.counter(memory, "memory.memsw.", "_in_bytes")
 		s.Swap.Limit = unlimited(s.Swap.Limit)
+		s.MemoryEvents = r.pairs(memory, "memory.oom_control")
 		s.PerCPUUser, s.PerCPUKernel = r.perCPU(g.host.dir("cpuacct", g.path))
 		s.CPUSet.switches(r, cpuset)
 	}
@@ -154,10 +169,41 @@ func (r *reader) hugetlb(dir string) map[string]Counter {
 		if size, v1 := strings.CutSuffix(name, ".usage_in_bytes"); v1 && !strings.Contains(size, ".") {
 			sizes[size] = r.counter(dir, "hugetlb."+size+".", "_in_bytes")
 		} else if size, v2 := strings.CutSuffix(name, ".current"); v2 && !strings.Contains(size, ".") {
-			sizes[size] = Counter{Usage: r.number(dir, "hugetlb."+size+".current"), Failcnt: r.pairs(dir, "hugetlb."+size+".events")["max"]}
+			sizes[size] = Counter{
+				Usage: r.number(dir, "hugetlb."+size+".current"), Limit: r.max(dir, "hugetlb."+size+".max"), Failcnt: r.pairs(dir, "hugetlb."+size+".events")["max"],
+			}
 		}
 	}
 	return sizes
+}
+
+// rdma reads a file of lines "mlx5_0 hca_handle=2 hca_object=max"; see the kernel's admin-guide/cgroup-v1/rdma.
+func (r *reader) rdma(dir, file string) (list []RDMAEntry) {
+	text, err := rawfile.Read(filepath.Join(dir, file))
+	r.note(err)
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
+		if len(fields) < 3 {
+			continue
+		}
+		e := RDMAEntry{Device: fields[0]}
+		for _, field := range fields[1:] {
+			key, value, _ := strings.Cut(field, "=")
+			n := uint64(math.MaxUint32)
+			if value != "max" {
+				n, err = strconv.ParseUint(value, 10, 32)
+				r.note(err)
+			}
+			switch key {
+			case "hca_handle":
+				e.Handles = uint32(n)
+			case "hca_object":
+				e.Objects = uint32(n)
+			}
+		}
+		list = append(list, e)
+	}
+	return list
 }
 
 // ranges reads a list of numbers in the form of cpuset(7), "List format".

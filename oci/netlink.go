@@ -4,11 +4,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"gantry/oci/internal/osthread"
 	"gantry/rawfile"
 )
 
@@ -28,17 +28,13 @@ func openNetlink() (*rtnetlink, error) {
 
 // openNetlinkIn opens one in another network namespace. The thread that goes there ends.
 func openNetlinkIn(ns int) (n *rtnetlink, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread()
+	osthread.Run(func() {
 		if err = unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
 			err = fmt.Errorf("enter a network namespace: %w", err)
 			return
 		}
 		n, err = openNetlink()
-	}()
-	<-done
+	})
 	return n, err
 }
 

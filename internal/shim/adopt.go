@@ -65,7 +65,7 @@ func (s *Server) adoptOne(ctx context.Context, id, file string) error {
 		return err
 	}
 	p.streams.setStdin(nil)
-	c := &container{id: id, bundle: a.Bundle, server: s, oci: made, init: p, killRest: !ownPIDs(spec), paused: state.Status == oci.StatePaused}
+	c := &container{id: id, bundle: a.Bundle, server: s, oci: made, init: p, options: a.Options, killRest: !ownPIDs(spec), paused: state.Status == oci.StatePaused}
 	if !a.Terminal {
 		p.reopen(s.path(id))
 	}

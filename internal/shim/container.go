@@ -31,6 +31,7 @@ type container struct {
 	unwatch    chan struct{} // closed to end watchOOM
 	watched    chan struct{} // closed when watchOOM has ended
 	killRest   bool          // it shares a pid namespace: its other processes do not end with the first one
+	options    options
 
 	op     sync.Mutex // one change at a time
 	mu     sync.Mutex // guards what follows
@@ -46,6 +47,7 @@ type addresses struct {
 	Bundle                string
 	Terminal              bool
 	Stdin, Stdout, Stderr string
+	Options               options `json:",omitzero"`
 }
 
 // path is where the container's files stand in the supervisor's directory.
@@ -58,14 +60,21 @@ func (s *Server) create(ctx context.Context, r *task.CreateTaskRequest) (_ *cont
 		return nil, err
 	}
 	defaultOOM(spec.Process)
-	c := &container{id: r.ID, bundle: r.Bundle, server: s, killRest: !ownPIDs(spec)}
+	options, err := readOptions(r.Options)
+	if err == nil {
+		err = s.place(options.shimCgroup)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("create container %s: %w", r.ID, err)
+	}
+	c := &container{id: r.ID, bundle: r.Bundle, server: s, options: options, killRest: !ownPIDs(spec)}
 	p := &process{terminal: r.Terminal, stdin: r.Stdin, stdout: r.Stdout, stderr: r.Stderr, exited: make(chan struct{})}
 	c.init = p
 	if p.streams, err = newStreams(r.Terminal, r.Stdin, r.Stdout, r.Stderr); err != nil {
 		return nil, err
 	}
 	path := s.path(r.ID)
-	o := oci.CreateOptions{Bundle: r.Bundle, Spec: spec}
+	o := oci.CreateOptions{Bundle: r.Bundle, Spec: spec, NoPivot: options.noPivot, NoNewKeyring: options.noNewKeyring}
 	defer func() {
 		closeAll([]*os.File{o.Stdio.Stdin, o.Stdio.Stdout, o.Stdio.Stderr})
 		if err != nil {
@@ -73,7 +82,7 @@ func (s *Server) create(ctx context.Context, r *task.CreateTaskRequest) (_ *cont
 			err = errors.Join(err, removeFile(path+".json"))
 		}
 	}()
-	text, err := json.Marshal(addresses{r.Bundle, r.Terminal, r.Stdin, r.Stdout, r.Stderr})
+	text, err := json.Marshal(addresses{r.Bundle, r.Terminal, r.Stdin, r.Stdout, r.Stderr, options})
 	if err != nil {
 		return nil, err
 	}
@@ -83,10 +92,13 @@ func (s *Server) create(ctx context.Context, r *task.CreateTaskRequest) (_ *cont
 	if o.Stdio, err = p.stdio(path); err != nil {
 		return nil, err
 	}
+	if err := options.own(o.Stdio); err != nil {
+		return nil, fmt.Errorf("create container %s: %w", r.ID, err)
+	}
 	for _, m := range r.Rootfs {
 		o.Rootfs = append(o.Rootfs, oci.Mount{Type: m.Type, Source: m.Source, Options: m.Options})
 	}
-	made, child, err := s.runtime.Create(ctx, r.ID, o)
+	made, child, err := s.runtimeOf(options).Create(ctx, r.ID, o)
 	if err != nil {
 		return nil, err
 	}
@@ -275,6 +287,9 @@ func (c *container) startExec(ctx context.Context, p *process) error {
 func (c *container) spawnExec(ctx context.Context, p *process, spec *specs.Process) error {
 	o, err := p.stdio("")
 	defer func() { closeAll([]*os.File{o.Stdin, o.Stdout, o.Stderr}) }()
+	if err == nil {
+		err = c.options.own(o)
+	}
 	if err != nil {
 		return err
 	}

@@ -163,6 +163,14 @@ func hostPIDs(_ *task.CreateTaskRequest, s *specs.Spec) { s.Linux.Namespaces = s
 
 func (h *host) create(id, script string, options ...option) {
 	h.t.Helper()
+	if _, err := h.Task.Create(h.t.Context(), h.request(id, script, options...)); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// request makes a bundle and what creates its container.
+func (h *host) request(id, script string, options ...option) *task.CreateTaskRequest {
+	h.t.Helper()
 	bundle := filepath.Join(h.dir, "bundle-"+id)
 	spec := &specs.Spec{
 		Version: specs.Version, Root: &specs.Root{Path: "/", Readonly: true},
@@ -192,9 +200,7 @@ func (h *host) create(id, script string, options ...option) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	if _, err := h.Task.Create(h.t.Context(), r); err != nil {
-		h.t.Fatal(err)
-	}
+	return r
 }
 
 func (h *host) start(id string) {

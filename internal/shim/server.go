@@ -45,6 +45,9 @@ type Server struct {
 	runtime *oci.Runtime
 	events  *publisher
 
+	placing sync.Mutex // guards placed
+	placed  string     // the cgroup that option shim_cgroup has named; "": none has
+
 	mu          sync.Mutex
 	containers  map[string]*container // nil: being created
 	settled     sync.Cond             // of mu: none of containers that was nil is so any more

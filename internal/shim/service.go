@@ -338,11 +338,6 @@ func (s service) Shutdown(context.Context, *task.ShutdownRequest) (*emptypb.Empt
 	return done, nil
 }
 
-// Stats is not offered: who needs numbers reads the cgroup.
-func (s service) Stats(context.Context, *task.StatsRequest) (*task.StatsResponse, error) {
-	return nil, fmt.Errorf("statistics: %w", errdefs.ErrNotImplemented)
-}
-
 // Checkpoint is not offered.
 func (s service) Checkpoint(context.Context, *task.CheckpointTaskRequest) (*emptypb.Empty, error) {
 	return nil, fmt.Errorf("checkpoint: %w", errdefs.ErrNotImplemented)

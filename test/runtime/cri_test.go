@@ -29,6 +29,8 @@ privileged_without_host_devices = false
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
 BinaryName = "DIR/runtime"
 Root = "DIR/runc"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.gantry]
+runtime_type = "io.containerd.gantry.v1"
 `
 	cniConfig = `{"cniVersion": "0.4.0", "name": "peers", "plugins": [{"type": "bridge", "bridge": "peers0", "isGateway": true,
 		"ipam": {"type": "host-local", "ranges": [[{"subnet": "10.199.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}, {"type": "portmap", "capabilities": {"portMappings": true}}]}`
@@ -37,6 +39,7 @@ Root = "DIR/runc"
 // kubelet calls containerd as Kubernetes does.
 type kubelet struct {
 	*peer
+	handler string // of pods: a runtime of the configuration; "": the default
 	cri.RuntimeServiceClient
 }
 
@@ -54,7 +57,7 @@ func startCRI(t *testing.T, runtime string) *kubelet {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	k := &kubelet{p, cri.NewRuntimeServiceClient(conn)}
+	k := &kubelet{peer: p, RuntimeServiceClient: cri.NewRuntimeServiceClient(conn)}
 	t.Cleanup(func() { // before the daemon ends
 		pods, err := k.ListPodSandbox(context.Background(), &cri.ListPodSandboxRequest{})
 		if err != nil {
@@ -111,7 +114,7 @@ func (k *kubelet) pod(name string, edit func(*cri.PodSandboxConfig)) (id string,
 	if edit != nil {
 		edit(config)
 	}
-	return must(k.RunPodSandbox(k.context(), &cri.RunPodSandboxRequest{Config: config}))(k.t).PodSandboxId, config
+	return must(k.RunPodSandbox(k.context(), &cri.RunPodSandboxRequest{Config: config, RuntimeHandler: k.handler}))(k.t).PodSandboxId, config
 }
 
 // container creates and starts a container with a shell script.

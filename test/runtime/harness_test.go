@@ -49,7 +49,7 @@ func build(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(built)) }()
-	build := exec.Command("go", "build", "-C", "../..", "-trimpath", "-o", built, "./cmd/gantry-runtime", "./cmd/toolbox", "./cmd/gantry-runtime/testdata/subject")
+	build := exec.Command("go", "build", "-C", "../..", "-trimpath", "-o", built, "./cmd/gantry-runtime", "./cmd/containerd-shim-gantry-v1", "./cmd/toolbox", "./cmd/gantry-runtime/testdata/subject")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return 1, fmt.Errorf("build: %w\n%s", err, out)

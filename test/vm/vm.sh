@@ -78,7 +78,7 @@ build_tests() { # DIRECTORY: the test binaries in their source directories, and 
   cp -r docs "$1/src/" # a test compares a page with a plan
   mkdir -p "$1/bin" "$1/prebuilt"
   go build -trimpath -ldflags '-s -w -E gantry/internal/early.entry' -o "$1/prebuilt/" ./cmd/gantry-runtime
-  go build -trimpath -ldflags '-s -w' -o "$1/prebuilt/" ./cmd/toolbox ./oci/testdata/probe ./cmd/gantry-runtime/testdata/subject
+  go build -trimpath -ldflags '-s -w' -o "$1/prebuilt/" ./cmd/containerd-shim-gantry-v1 ./cmd/toolbox ./oci/testdata/probe ./cmd/gantry-runtime/testdata/subject
   ln -sf /gantry/prebuilt/gantry-runtime "$1/bin/gantry-runtime"
   install -m 0755 $here/{go,tests,start} "$1/bin/"
   if [ -n "$peers" ]; then
