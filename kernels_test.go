@@ -48,7 +48,7 @@ var newer = []struct {
 	{"6.11", `PIDFD_GET_[A-Z]*_NAMESPACE`, nil},
 	{"6.13", `SYS_(SET|GET|LIST|REMOVE)XATTRAT|FSCONFIG_SET_FD`, nil},
 	{"6.14", `AT_EXECVE_CHECK|PIDFD_SELF`, nil},
-	{"6.15", `PIDFD_INFO_EXIT`, map[string]string{"internal/shim/process.go": "TestUnknownExit"}},
+	{"6.15", `PIDFD_INFO_EXIT`, map[string]string{"internal/shim/process.go": "TestUnknownExit", "internal/shim/client/exit.go": "TestUnknownExit"}},
 	{"6.15", `SYS_OPEN_TREE_ATTR`, nil},
 	{"6.15", `"take the empty directory"`, map[string]string{"oci/mask.go": "TestMaskAsAnOlderKernelDoes"}},
 	{"6.17", `SYS_FILE_[GS]ETATTR`, nil},

@@ -3,6 +3,8 @@ package shim
 import (
 	"os"
 	"testing"
+
+	"gantry/internal/shim/client"
 )
 
 // TestUnknownExit: before Linux 6.15, the descriptor of a process that another parent has reaped does not tell its status,
@@ -24,5 +26,8 @@ func TestUnknownExit(t *testing.T) {
 	}
 	if !foreignEnded(nobody, int(r.Fd()), &status) || status != unknown {
 		t.Errorf("the status is %d", status)
+	}
+	if got, known := client.ExitStatus(nobody, int(r.Fd())); known || got != client.UnknownStatus {
+		t.Errorf("a status that nobody knows is %d, known %v", got, known)
 	}
 }
