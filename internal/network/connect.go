@@ -31,7 +31,7 @@ func (a *attachment) letGo() error {
 }
 
 // Connect takes a sandbox (from the pool), publishes the ports, and returns the endpoint. A port that is taken is an
-// error that wraps EADDRINUSE and names the port: "port 0.0.0.0:8080/tcp is taken". An address in use is
+// error that wraps EADDRINUSE and names the port: "Bind for 0.0.0.0:8080 failed: port is already allocated". An address in use is
 // errdefs.ErrConflict, one outside the subnet or a port that makes no sense errdefs.ErrInvalidArgument, an exhausted
 // subnet errdefs.ErrResourceExhausted.
 func (n *Network) Connect(ctx context.Context, r Request) (_ *Endpoint, err error) {

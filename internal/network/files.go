@@ -10,9 +10,15 @@ import (
 // fallbackServers are asked if the host names none that a container could reach: Google's, as Docker does.
 var fallbackServers = []string{"8.8.8.8", "8.8.4.4"}
 
+// HostEntry is a line of /etc/hosts.
+type HostEntry struct {
+	IP    netip.Addr
+	Names []string
+}
+
 // Hosts is the content of a container's /etc/hosts (hosts(5)): the loopback names, the extra entries ("name:address"
-// or "name=address") and, if the address is valid, the container's own names.
-func Hosts(hostname, domain string, ip netip.Addr, extra []string) []byte {
+// or "name=address"), the linked containers and, if the address is valid, the container's own names.
+func Hosts(hostname, domain string, ip netip.Addr, extra []string, linked ...HostEntry) []byte {
 	var b bytes.Buffer
 	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\n" +
 		"ff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n")
@@ -26,10 +32,15 @@ func Hosts(hostname, domain string, ip netip.Addr, extra []string) []byte {
 			fmt.Fprintf(&b, "%s\t%s\n", address, name)
 		}
 	}
+	for _, l := range linked {
+		fmt.Fprintf(&b, "%s\t%s\n", l.IP, strings.Join(fields(l.Names), " "))
+	}
 	if hostname = field(hostname); hostname != "" && ip.IsValid() {
 		names := hostname
 		if domain = field(domain); domain != "" {
 			names = hostname + "." + domain + " " + hostname
+		} else if short, _, found := strings.Cut(hostname, "."); found && short != "" {
+			names += " " + short
 		}
 		fmt.Fprintf(&b, "%s\t%s\n", ip, names)
 	}

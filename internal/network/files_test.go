@@ -21,6 +21,7 @@ func TestHosts(t *testing.T) {
 			hostname: "web", ip: ip, extra: []string{"db:10.0.0.1", "six:2001:db8::1", "box:[::1]", "eq=10.0.0.2", "nonsense", ":1.2.3.4", "x:"},
 			want: "10.0.0.1\tdb\n2001:db8::1\tsix\n::1\tbox\n10.0.0.2\teq\n172.17.0.2\tweb\n",
 		},
+		"full name": {hostname: "web.example.org", ip: ip, want: "172.17.0.2\tweb.example.org web\n"},
 		"injection": {hostname: "web\n6.6.6.6 bank", ip: ip, extra: []string{"a\nb:1.1.1.1\n2.2.2.2 c"}, want: "1.1.1.1\ta\n172.17.0.2\tweb\n"},
 	} {
 		got := string(Hosts(c.hostname, c.domain, c.ip, c.extra))

@@ -32,7 +32,7 @@ func TestPortTaken(t *testing.T) {
 		"on one address, by one on every": {Proto: "tcp", HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: 9000, ContainerPort: 2},
 	} {
 		_, err := n.Connect(t.Context(), Request{Ports: []Port{{Proto: "tcp", HostPort: 9001, ContainerPort: 3}, p}})
-		if !errors.Is(err, unix.EADDRINUSE) || err.Error() != "port "+portName(p)+" is taken" {
+		if !errors.Is(err, unix.EADDRINUSE) || err.Error() != "Bind for "+strings.TrimSuffix(portName(p), "/tcp")+" failed: port is already allocated" {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

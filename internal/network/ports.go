@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -192,13 +193,19 @@ func portName(p Port) string {
 	return fmt.Sprintf("%s/%s", netip.AddrPortFrom(ip, p.HostPort), p.Proto)
 }
 
-// takenError reads "port 0.0.0.0:8080/tcp is taken" and is an EADDRINUSE.
+// takenError reads "Bind for 0.0.0.0:8080 failed: port is already allocated", words that scripts look for, and is an
+// EADDRINUSE.
 type takenError struct{ port string }
 
-func (e takenError) Error() string { return "port " + e.port + " is taken" }
-func (takenError) Unwrap() error   { return unix.EADDRINUSE }
+func (e takenError) Error() string {
+	return "Bind for " + e.port + " failed: port is already allocated"
+}
+func (takenError) Unwrap() error { return unix.EADDRINUSE }
 
-func taken(p Port) error { return takenError{portName(p)} }
+func taken(p Port) error {
+	address, _, _ := strings.Cut(portName(p), "/")
+	return takenError{address}
+}
 
 // bindSocket binds without SO_REUSEADDR and does not listen: the kernel gives the port to nobody else (socket(7)).
 // Connections of an earlier user that linger in TIME_WAIT forbid that for a minute; then a listening socket with
