@@ -115,6 +115,7 @@ func (e *Engine) AttachContainer(ctx context.Context, id string, o AttachOptions
 	if err != nil {
 		return nil, false, err
 	}
+	e.containerEvent(c, events.ActionAttach)
 	tty := v.record.Config.Tty
 	if !o.Stream {
 		return &replay{Reader: past}, tty, nil
@@ -134,7 +135,6 @@ func (e *Engine) AttachContainer(ctx context.Context, id string, o AttachOptions
 			c.pending = slices.DeleteFunc(c.pending, func(other *attachment) bool { return other == a })
 		}
 	}
-	e.containerEvent(c, events.ActionAttach)
 	return &replay{Reader: io.MultiReader(past, a), live: a}, tty, nil
 }
 
@@ -206,7 +206,11 @@ func (e *Engine) ResizeContainer(ctx context.Context, id string, height, width u
 	if err != nil {
 		return err
 	}
-	return e.resize(ctx, c.ID, "", height, width)
+	if err := e.resize(ctx, c.ID, "", height, width); err != nil {
+		return err
+	}
+	e.containerEvent(c, events.ActionResize, "height", fmt.Sprint(height), "width", fmt.Sprint(width))
+	return nil
 }
 
 func (e *Engine) resize(ctx context.Context, id, exec string, height, width uint) error {

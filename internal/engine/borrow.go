@@ -14,7 +14,7 @@ func (e *Engine) volumesFrom(list []string) ([]mountPoint, error) {
 	for _, text := range list {
 		name, mode, _ := strings.Cut(text, ":")
 		if name == "" {
-			return nil, refuse("invalid volumes-from specification %q: want CONTAINER[:ro|rw]", text)
+			return nil, refuse("volumes-from specification cannot be an empty string")
 		}
 		readOnly := false
 		for option := range strings.SplitSeq(mode, ",") {
@@ -23,7 +23,7 @@ func (e *Engine) volumesFrom(list []string) ([]mountPoint, error) {
 				readOnly = true
 			case "", "rw", "z", "Z": // labels mean something only where SELinux runs
 			default:
-				return nil, refuse("invalid mode %q of volumes-from %q: want ro or rw", mode, text)
+				return nil, refuse("invalid mode: %s", mode)
 			}
 		}
 		c, err := e.lookup(name)
@@ -43,6 +43,7 @@ func (e *Engine) volumesFrom(list []string) ([]mountPoint, error) {
 				use := rec.Volumes[m.Destination]
 				m.Source, m.Anonymous = use.Name, use.Anonymous
 			}
+			m.Mode = ""
 			m.Borrowed, m.NoCopy, m.ReadOnly = true, true, m.ReadOnly || readOnly
 			if i, taken := byDestination[m.Destination]; taken {
 				points[i] = m

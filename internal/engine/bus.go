@@ -78,7 +78,7 @@ func (e *Engine) Events(ctx context.Context, q EventQuery, each func(events.Mess
 	}
 	past, live := e.events.subscribe()
 	defer e.events.unsubscribe(live)
-	if !q.Since.IsZero() {
+	if !q.Since.IsZero() || !q.Until.IsZero() {
 		for _, m := range past {
 			at := time.Unix(0, m.TimeNano)
 			if at.Before(q.Since) || (!q.Until.IsZero() && at.After(q.Until)) || !match(m) {

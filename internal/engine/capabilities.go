@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -52,11 +51,11 @@ func capabilities(add, drop []string, privileged bool) ([]string, error) {
 	}
 	add, addAll, err := normalizeCapabilities(add)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("invalid CapAdd: %w", err)
 	}
 	drop, dropAll, err := normalizeCapabilities(drop)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("invalid CapDrop: %w", err)
 	}
 	base := defaultCapabilities
 	switch {
@@ -84,7 +83,7 @@ func normalizeCapabilities(names []string) (caps []string, all bool, err error) 
 			c = "CAP_" + c
 		}
 		if !slices.Contains(allCapabilities, c) {
-			return nil, false, fmt.Errorf("unknown capability %q: %w", name, errdefs.ErrInvalidArgument)
+			return nil, false, refuse("unknown capability: %q", c)
 		}
 		caps = append(caps, c)
 	}

@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"path"
 	"slices"
@@ -93,8 +94,12 @@ func checkTexts(config *container.Config, host *container.HostConfig) error {
 		return refuse("invalid Annotations: the empty string is not permitted as an annotation key")
 	}
 	for _, entry := range host.ExtraHosts {
-		if name, address, found := strings.Cut(entry, ":"); !found || name == "" || address == "" {
+		name, address, found := strings.Cut(entry, ":")
+		if !found || name == "" || address == "" {
 			return refuse("bad format for add-host: %q", entry)
+		}
+		if _, err := netip.ParseAddr(strings.Trim(address, "[]")); err != nil && address != "host-gateway" {
+			return refuse("invalid IP address in add-host: %q", address)
 		}
 	}
 	for _, a := range host.DNS {
@@ -251,7 +256,7 @@ func checkSet(name, asked, file string) error {
 	}
 	wanted, err := numbers(asked)
 	if err != nil {
-		return refuse("Invalid value %s for cpuset %s: %v", strconv.Quote(asked), name, err)
+		return refuse("Invalid value %s for cpuset %s: %v", asked, strings.ToLower(strings.Replace(name, "memory nodes", "mems", 1)), err)
 	}
 	text, err := os.ReadFile(file)
 	if err != nil { // a kernel without NUMA has one node
@@ -284,7 +289,7 @@ func numbers(text string) (map[int]bool, error) {
 		first, err1 := strconv.ParseUint(low, 10, 16)
 		last, err2 := strconv.ParseUint(high, 10, 16)
 		if err1 != nil || err2 != nil || first > last || last > maxNumber {
-			return nil, fmt.Errorf("%q is not a list of numbers and ranges", text)
+			return nil, fmt.Errorf("invalid format: %s", text)
 		}
 		for n := first; n <= last; n++ {
 			set[int(n)] = true

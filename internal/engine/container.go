@@ -37,6 +37,8 @@ type Container struct {
 	retries retries
 	execs   []string
 	oom     client.OOM // what was last heard of it
+	// restarts counts the calls of RestartContainer in progress.
+	restarts int
 }
 
 // record is what is known of a container that must outlive everything: it is in the state database.
@@ -185,7 +187,7 @@ func (e *Engine) lookup(ref string) (*Container, error) {
 			continue
 		}
 		if found != nil {
-			return nil, fmt.Errorf("%q stands for several containers; give more of the id: %w", ref, errdefs.ErrInvalidArgument)
+			return nil, refuse("%q stands for several containers; give more of the id", ref)
 		}
 		found = c
 	}
@@ -239,7 +241,7 @@ func (e *Engine) reserveName(name, id string) (string, error) {
 	}
 	name = strings.TrimPrefix(name, "/")
 	if !containerName.MatchString(name) {
-		return "", fmt.Errorf("Invalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed%w", name, noText{errdefs.ErrInvalidArgument})
+		return "", refuse("Invalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", name)
 	}
 	if holder := e.names[name]; holder != "" {
 		return "", fmt.Errorf("Conflict. The container name %q is already in use by container %q. You have to remove (or rename) that container to be able to reuse that name.%w",

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/mount"
+	netapi "github.com/moby/moby/api/types/network"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"gantry/internal/image"
@@ -24,6 +26,7 @@ import (
 func (e *Engine) CreateContainer(ctx context.Context, r CreateRequest) (container.CreateResponse, error) {
 	normalize(&r.Config)
 	completeLogConfig(&r.Config.HostConfig.LogConfig, e.o.LogOptions)
+	e.nameByID(r.Config.HostConfig)
 	img, err := e.imageFor(ctx, r)
 	if err != nil {
 		return container.CreateResponse{}, err
@@ -68,14 +71,35 @@ func normalize(c *Config) {
 		c.HostConfig = &container.HostConfig{}
 	}
 	host := c.HostConfig
-	if host.NetworkMode == "" || host.NetworkMode == "bridge" {
-		host.NetworkMode = "default"
+	if host.NetworkMode == "" || host.NetworkMode.IsDefault() {
+		host.NetworkMode = netapi.NetworkBridge
 	}
 	if host.RestartPolicy.Name == "" {
 		host.RestartPolicy.Name = container.RestartPolicyDisabled
 	}
 	if host.LogConfig.Type == "" {
 		host.LogConfig.Type = "json-file"
+	}
+	if host.LogConfig.Config == nil {
+		host.LogConfig.Config = map[string]string{}
+	}
+	if host.Runtime == "" {
+		host.Runtime = "gantry"
+	}
+	if host.OomKillDisable == nil {
+		host.OomKillDisable = new(bool)
+	}
+	if !host.Privileged && !slices.ContainsFunc(host.SecurityOpt, unmasks) {
+		if host.MaskedPaths == nil {
+			host.MaskedPaths = maskedPaths
+		}
+		if host.ReadonlyPaths == nil {
+			host.ReadonlyPaths = readonlyPaths
+		}
+	}
+	host.MemorySwap = swapLimit(&host.Resources)
+	if c.WorkingDir != "" {
+		c.WorkingDir = path.Clean(c.WorkingDir)
 	}
 	if host.ShmSize == 0 {
 		host.ShmSize = 64 << 20
@@ -85,6 +109,32 @@ func normalize(c *Config) {
 	}
 	if host.CgroupnsMode == "" {
 		host.CgroupnsMode = container.CgroupnsModePrivate
+	}
+}
+
+// unmasks tells whether a security option takes the masks of /proc and /sys away.
+func unmasks(option string) bool { return option == "systempaths=unconfined" }
+
+// nameByID replaces the name of a container whose namespace is joined by its id: it may be renamed before the start.
+func (e *Engine) nameByID(host *container.HostConfig) {
+	id := func(ref string) (string, bool) {
+		if ref == "" {
+			return "", false
+		}
+		c, err := e.lookup(ref)
+		if err != nil { // checkModes refuses it
+			return "", false
+		}
+		return "container:" + c.ID, true
+	}
+	if mode, found := id(host.PidMode.Container()); found {
+		host.PidMode = container.PidMode(mode)
+	}
+	if mode, found := id(host.IpcMode.Container()); found {
+		host.IpcMode = container.IpcMode(mode)
+	}
+	if mode, found := id(host.NetworkMode.ConnectedContainer()); found {
+		host.NetworkMode = container.NetworkMode(mode)
 	}
 }
 
@@ -100,11 +150,11 @@ func under[V any](lower, upper map[string]V) map[string]V {
 
 func (e *Engine) imageFor(ctx context.Context, r CreateRequest) (*image.Image, error) {
 	if r.Config.Image == "" {
-		return nil, fmt.Errorf("no image specified: %w", errdefs.ErrInvalidArgument)
+		return nil, refuse("no image specified")
 	}
 	img, err := e.images.Get(ctx, r.Config.Image, r.Platform)
 	if errdefs.IsNotFound(err) {
-		return nil, fmt.Errorf("No such image: %s%w", r.Config.Image, noText{err})
+		return nil, noSuchImage(r.Config.Image, err)
 	}
 	return img, err
 }
@@ -113,10 +163,10 @@ func (e *Engine) imageFor(ctx context.Context, r CreateRequest) (*image.Image, e
 func (e *Engine) check(c *Config, img *image.Image) ([]mountPoint, []string, error) {
 	host := c.HostConfig
 	if err := container.ValidateRestartPolicy(host.RestartPolicy); err != nil {
-		return nil, nil, fmt.Errorf("%w%w", err, noText{errdefs.ErrInvalidArgument})
+		return nil, nil, refuse("%w", err)
 	}
 	if host.AutoRemove && !host.RestartPolicy.IsNone() {
-		return nil, nil, fmt.Errorf("can't create 'AutoRemove' container with restart policy%w", noText{errdefs.ErrInvalidArgument})
+		return nil, nil, refuse("can't create 'AutoRemove' container with restart policy")
 	}
 	if err := e.checkModes(host); err != nil {
 		return nil, nil, err
@@ -166,8 +216,11 @@ func (e *Engine) check(c *Config, img *image.Image) ([]mountPoint, []string, err
 func (e *Engine) checkModes(host *container.HostConfig) error {
 	mode := host.NetworkMode
 	switch {
-	case mode.IsDefault(), mode.IsHost(), mode.IsNone():
+	case onBridge(mode), mode.IsHost(), mode.IsNone():
 	case mode.IsContainer():
+		if mode.ConnectedContainer() == "" {
+			return refuse("Invalid network mode: invalid container format container:<name|id>")
+		}
 		if _, err := e.lookup(mode.ConnectedContainer()); err != nil {
 			return err
 		}
@@ -176,13 +229,13 @@ func (e *Engine) checkModes(host *container.HostConfig) error {
 	}
 	if other := host.PidMode.Container(); other != "" {
 		if _, err := e.lookup(other); err != nil {
-			return fmt.Errorf("join the pid namespace: %w", err)
+			return err
 		}
 	}
 	if other := host.IpcMode.Container(); other != "" {
 		donor, err := e.lookup(other)
 		if err != nil {
-			return fmt.Errorf("join the ipc namespace: %w", err)
+			return err
 		}
 		if mode := donor.view().record.Config.HostConfig.IpcMode; !mode.IsShareable() && !mode.IsHost() {
 			return refuse("cannot join IPC of container %s: non-shareable IPC (hint: use IpcMode:shareable for the donor container)", other)
@@ -220,7 +273,7 @@ func checkSource(m mountPoint) error {
 	}
 	if _, err := os.Stat(m.Source); err != nil {
 		if os.IsNotExist(err) {
-			return fmt.Errorf("invalid mount config for type \"bind\": bind source path does not exist: %s%w", m.Source, noText{errdefs.ErrInvalidArgument})
+			return refuse("invalid mount config for type \"bind\": bind source path does not exist: %s", m.Source)
 		}
 		return fmt.Errorf("bind source: %w", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -53,7 +54,7 @@ func (e *Engine) CreateExec(_ context.Context, id string, r container.ExecCreate
 		return "", err
 	}
 	if len(r.Cmd) == 0 || r.Cmd[0] == "" {
-		return "", fmt.Errorf("no exec command specified%w", noText{errdefs.ErrInvalidArgument})
+		return "", refuse("no exec command specified")
 	}
 	x := &execution{ID: randomID(), container: c, request: r, done: make(chan struct{})}
 	e.mu.Lock()
@@ -67,9 +68,12 @@ func (e *Engine) CreateExec(_ context.Context, id string, r container.ExecCreate
 		x.prepared = make(chan error, 1)
 		e.background(func(ctx context.Context) { x.prepared <- x.prepare(ctx, ExecStart{}) })
 	}
-	e.containerEvent(c, events.Action(fmt.Sprintf("%s: %s", events.ActionExecCreate, commandLine(r.Cmd))), "execID", x.ID)
+	e.containerEvent(c, events.Action(fmt.Sprintf("%s: %s", events.ActionExecCreate, execLine(r.Cmd))), "execID", x.ID)
 	return x.ID, nil
 }
+
+// execLine is a command as docker's events give it: the program, a space, and the arguments without any quotes.
+func execLine(words []string) string { return words[0] + " " + strings.Join(words[1:], " ") }
 
 // canExec finds a container that another process can be put into.
 func (e *Engine) canExec(id string) (*Container, error) {
@@ -81,7 +85,7 @@ func (e *Engine) canExec(id string) (*Container, error) {
 	case phaseRunning:
 		return c, nil
 	case phasePaused:
-		return nil, fmt.Errorf("container %s is paused, unpause the container before exec%w", c.ID, noText{errdefs.ErrConflict})
+		return nil, fmt.Errorf("Container %s is paused, unpause the container before exec%w", id, noText{errdefs.ErrConflict})
 	}
 	return nil, fmt.Errorf("container %s is not running%w", c.ID, noText{errdefs.ErrConflict})
 }
@@ -114,6 +118,7 @@ func (e *Engine) StartExec(ctx context.Context, id string, o ExecStart) (s Strea
 	if _, err := e.canExec(x.container.ID); err != nil {
 		return nil, false, err
 	}
+	e.containerEvent(x.container, events.Action(fmt.Sprintf("%s: %s", events.ActionExecStart, execLine(x.request.Cmd))), "execID", x.ID)
 	conn, err := x.run(ctx, o)
 	if isNotRunning(err) || err != nil && !x.container.view().phase.alive() { // it has ended since
 		x.finish(126)
@@ -127,11 +132,10 @@ func (e *Engine) StartExec(ctx context.Context, id string, o ExecStart) (s Strea
 		}
 		x.finish(code)
 		if o.Detach || !told {
-			return nil, false, fmt.Errorf("%w%w", err, noText{errdefs.ErrInvalidArgument})
+			return nil, false, refuse("%w", err)
 		}
 		return message(err, o.TTY), o.TTY, nil
 	}
-	e.containerEvent(x.container, events.Action(fmt.Sprintf("%s: %s", events.ActionExecStart, commandLine(x.request.Cmd))), "execID", x.ID)
 	e.background(x.watch)
 	if conn == nil {
 		return nil, o.TTY, nil

@@ -102,7 +102,7 @@ func (c *Container) ended(ctx context.Context, r *run, last lastRun) {
 	if restart {
 		c.phase = phaseRestarting
 	}
-	auto := c.record.Config.HostConfig.AutoRemove
+	auto := c.record.Config.HostConfig.AutoRemove && c.restarts == 0
 	c.mu.Unlock()
 
 	if unheard {
@@ -132,7 +132,9 @@ func (c *Container) ended(ctx context.Context, r *run, last lastRun) {
 
 // cleanRun deletes the task and what stands in the run directory, and gives the address back.
 func (c *Container) cleanRun(ctx context.Context, r *run) error {
-	return errors.Join(c.clearTask(ctx), c.disconnect(ctx, r.Endpoint))
+	err := errors.Join(c.clearTask(ctx), c.disconnect(ctx, r.Endpoint))
+	c.volumeEvents(events.ActionUnmount)
+	return err
 }
 
 // waiter waits for a condition of a container.

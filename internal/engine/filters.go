@@ -1,14 +1,12 @@
 package engine
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/events"
 )
@@ -17,7 +15,7 @@ import (
 func knownFilters(filters map[string]map[string]bool, known ...string) error {
 	for _, key := range slices.Sorted(maps.Keys(filters)) {
 		if !slices.Contains(known, key) {
-			return fmt.Errorf("invalid filter '%s'%w", key, noText{errdefs.ErrInvalidArgument})
+			return refuse("invalid filter '%s'", key)
 		}
 	}
 	return nil
@@ -108,7 +106,7 @@ func parseTime(text string) (time.Time, error) {
 	if seconds, err := strconv.ParseFloat(text, 64); err == nil {
 		return time.UnixMicro(int64(seconds * 1e6)), nil
 	}
-	return time.Time{}, fmt.Errorf("invalid time %q: want a duration, seconds since 1970 or RFC 3339%w", text, noText{errdefs.ErrInvalidArgument})
+	return time.Time{}, refuse("invalid time %q: want a duration, seconds since 1970 or RFC 3339", text)
 }
 
 // CheckEventFilters refuses filters for events that nobody would apply.

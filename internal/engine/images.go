@@ -6,7 +6,6 @@ import (
 	"io"
 	"path"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -23,7 +22,7 @@ import (
 func (e *Engine) PullImage(ctx context.Context, ref string, platform *ocispec.Platform, auth *image.Auth, progress func(image.Progress)) (*image.Image, error) {
 	img, err := e.images.Pull(ctx, ref, image.PullOptions{Platform: platform, Auth: auth, Progress: progress})
 	if err == nil {
-		e.imageEvent(events.ActionPull, ref, ref)
+		e.imageEvent(events.ActionPull, familiarName(ref), bareName(ref))
 	}
 	return img, err
 }
@@ -32,7 +31,7 @@ func (e *Engine) PullImage(ctx context.Context, ref string, platform *ocispec.Pl
 func (e *Engine) LoadImages(ctx context.Context, r io.Reader, progress func(image.Progress)) ([]image.Loaded, error) {
 	list, err := e.images.Load(ctx, r, progress)
 	for _, img := range list {
-		e.imageEvent(events.ActionLoad, img.ID.String(), strings.Join(img.Loaded, ","))
+		e.imageEvent(events.ActionLoad, img.ID.String(), img.ID.String())
 	}
 	return list, err
 }
@@ -50,9 +49,27 @@ func (e *Engine) image(ctx context.Context, ref string, platform *ocispec.Platfo
 // noSuchImage says in docker's words that there is no such image; other errors stay as they are.
 func noSuchImage(ref string, err error) error {
 	if errdefs.IsNotFound(err) {
-		return fmt.Errorf("No such image: %s%w", ref, noText{err})
+		return fmt.Errorf("No such image: %s%w", familiarName(ref), noText{err})
 	}
 	return err
+}
+
+// familiarName is a name as docker shows it, with its tag: debian:latest.
+func familiarName(name string) string {
+	ref, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return name
+	}
+	return reference.FamiliarString(reference.TagNameOnly(ref))
+}
+
+// bareName is familiarName without a tag or digest.
+func bareName(name string) string {
+	ref, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return name
+	}
+	return reference.FamiliarName(ref)
 }
 
 // familiar shortens names as docker shows them: debian:12 for docker.io/library/debian:12.
@@ -224,10 +241,13 @@ func (e *Engine) HistoryImage(ctx context.Context, ref string, platform *ocispec
 
 // TagImage gives an image another name.
 func (e *Engine) TagImage(ctx context.Context, ref, name string) error {
+	if bareName(name) == string(digest.Canonical) {
+		return refuse("refusing to create an ambiguous tag using digest algorithm as name")
+	}
 	img, err := e.images.Tag(ctx, ref, name)
 	err = noSuchImage(ref, err)
 	if err == nil {
-		e.imageEvent(events.ActionTag, img.ID.String(), name)
+		e.imageEvent(events.ActionTag, img.ID.String(), familiarName(name))
 	}
 	return err
 }
@@ -251,7 +271,7 @@ func (e *Engine) RemoveImage(ctx context.Context, ref string, force, _ bool) ([]
 		if r.Untagged != "" {
 			name := familiar([]string{r.Untagged})[0]
 			out = append(out, imageapi.DeleteResponse{Untagged: name})
-			e.imageEvent(events.ActionUnTag, plan.ID.String(), name)
+			e.imageEvent(events.ActionUnTag, plan.ID.String(), plan.ID.String())
 		}
 		if r.Deleted != "" {
 			out = append(out, imageapi.DeleteResponse{Deleted: r.Deleted})

@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -30,8 +31,8 @@ func (e *Engine) Info(ctx context.Context) (*system.Info, error) {
 		IPv4Forwarding: true, LiveRestoreEnabled: true, Images: e.heldImages(ctx),
 		Runtimes: map[string]system.RuntimeWithStatus{"gantry": {}}, DefaultRuntime: "gantry",
 		Swarm: swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive}, SecurityOptions: []string{"name=seccomp,profile=builtin", "name=cgroupns"},
-		Plugins:  system.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: []string{"json-file", "none"}},
-		Warnings: []string{}, FirewallBackend: &system.FirewallInfo{Driver: "nftables"},
+		Plugins: system.PluginsInfo{Volume: []string{"local"}, Network: []string{"bridge", "host", "null"}, Log: []string{"json-file", "none"}},
+		Labels:  []string{}, InitBinary: "gantry-init", Warnings: []string{}, FirewallBackend: &system.FirewallInfo{Driver: "nftables"},
 	}
 	mode, err := cgroup.Detect()
 	if err != nil {
@@ -57,13 +58,34 @@ func (e *Engine) Info(ctx context.Context) (*system.Info, error) {
 
 // Version describes the program; the API layer adds the versions that it speaks.
 func (e *Engine) Version(context.Context) system.VersionResponse {
+	commit, built := buildOrigin()
 	return system.VersionResponse{
 		Platform: system.PlatformInfo{Name: "Gantry"}, Version: e.o.Version, Os: "linux", Arch: runtime.GOARCH,
-		GoVersion: runtime.Version(), KernelVersion: uname().release,
+		GoVersion: runtime.Version(), KernelVersion: uname().release, GitCommit: commit, BuildTime: built,
 		Components: []system.ComponentVersion{{Name: "Engine", Version: e.o.Version, Details: map[string]string{
 			"Arch": runtime.GOARCH, "Os": "linux", "GoVersion": runtime.Version(), "KernelVersion": uname().release,
+			"GitCommit": commit, "BuildTime": built, "Experimental": "false",
 		}}},
 	}
+}
+
+// buildOrigin is the commit that this program was built from, shortened, and its time; "unknown" if the build was not
+// made in a checkout.
+func buildOrigin() (commit, at string) {
+	commit, at = "unknown", "unknown"
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return commit, at
+	}
+	for _, s := range info.Settings {
+		switch s.Key {
+		case "vcs.revision":
+			commit = s.Value[:min(12, len(s.Value))]
+		case "vcs.time":
+			at = s.Value
+		}
+	}
+	return commit, at
 }
 
 type hostNames struct{ name, release, machine string }

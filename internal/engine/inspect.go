@@ -78,7 +78,9 @@ func (e *Engine) inspectConfig(ctx context.Context, c *Container, rec record) *c
 // inherit fills what the request leaves to the image, as docker shows it.
 func inherit(config *container.Config, from *dockerspec.DockerOCIImageConfig) {
 	if len(config.Entrypoint) == 0 {
-		config.Entrypoint = from.Entrypoint
+		if config.Entrypoint == nil {
+			config.Entrypoint = from.Entrypoint
+		}
 		if len(config.Cmd) == 0 {
 			config.Cmd = from.Cmd
 		}

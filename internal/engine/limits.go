@@ -21,6 +21,12 @@ const resourcesAny = "types.containerd.io/opencontainers/runtime-spec/1/LinuxRes
 
 // mergeUpdate puts the fields of docker update that are set over host, and checks the outcome.
 func mergeUpdate(host *container.HostConfig, u container.UpdateConfig) error {
+	if u.Memory != 0 && u.Memory < minMemory {
+		return refuse("Minimum memory limit allowed is 6MB")
+	}
+	if err := updateConflict(host, u); err != nil {
+		return err
+	}
 	set(&host.CPUShares, u.CPUShares)
 	set(&host.Memory, u.Memory)
 	set(&host.MemorySwap, u.MemorySwap)
@@ -49,23 +55,38 @@ func mergeUpdate(host *container.HostConfig, u container.UpdateConfig) error {
 	if err := fixed(u); err != nil {
 		return err
 	}
-	if u.NanoCPUs != 0 {
-		if host.CPUPeriod != 0 || host.CPUQuota != 0 {
-			return fmt.Errorf("conflicting options: Nano CPUs cannot be updated as CPU Period or Quota has already been set%w", noText{errdefs.ErrInvalidArgument})
-		}
-		host.NanoCPUs = u.NanoCPUs
-	}
+	set(&host.NanoCPUs, u.NanoCPUs)
 	if u.RestartPolicy.Name != "" {
 		if err := container.ValidateRestartPolicy(u.RestartPolicy); err != nil {
-			return fmt.Errorf("%w%w", err, noText{errdefs.ErrInvalidArgument})
-		}
-		if host.AutoRemove && !u.RestartPolicy.IsNone() {
-			return fmt.Errorf("restart policy cannot be updated because AutoRemove is enabled for the container%w", noText{errdefs.ErrInvalidArgument})
+			return refuse("%w", err)
 		}
 		host.RestartPolicy = u.RestartPolicy
 	}
 	_, err := resources(&host.Resources)
 	return err
+}
+
+// updateConflict refuses, in docker's words, a change that contradicts what the container has.
+func updateConflict(host *container.HostConfig, u container.UpdateConfig) error {
+	swap := swapLimit(&host.Resources)
+	why := ""
+	switch {
+	case u.NanoCPUs > 0 && host.CPUPeriod > 0:
+		why = "Conflicting options: Nano CPUs cannot be updated as CPU Period has already been set"
+	case u.NanoCPUs > 0 && host.CPUQuota > 0:
+		why = "Conflicting options: Nano CPUs cannot be updated as CPU Quota has already been set"
+	case u.CPUPeriod > 0 && host.NanoCPUs > 0:
+		why = "Conflicting options: CPU Period cannot be updated as NanoCPUs has already been set"
+	case u.CPUQuota > 0 && host.NanoCPUs > 0:
+		why = "Conflicting options: CPU Quota cannot be updated as NanoCPUs has already been set"
+	case u.MemorySwap == 0 && swap >= 0 && u.Memory > swap:
+		why = "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time"
+	case host.AutoRemove && u.RestartPolicy.Name != "" && !u.RestartPolicy.IsNone():
+		why = "Restart policy cannot be updated because AutoRemove is enabled for the container"
+	default:
+		return nil
+	}
+	return fmt.Errorf("%s%w", why, noText{errdefs.ErrConflict})
 }
 
 // fixed refuses to change what a container keeps from its creation to its end.

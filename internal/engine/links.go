@@ -9,6 +9,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	netapi "github.com/moby/moby/api/types/network"
+
+	"gantry/internal/network"
 )
 
 // link is one --link: another container of the default bridge, and the name that it gets in this one.
@@ -29,16 +31,16 @@ func (e *Engine) linksOf(c *Config) ([]link, error) {
 			alias = alias[i+1:]
 		}
 		if name == "" || !linkAlias.MatchString(alias) {
-			return nil, refuse("bad format for links: %s: want CONTAINER[:ALIAS]", text)
+			return nil, refuse("bad format for links: %s", text)
 		}
-		if !c.HostConfig.NetworkMode.IsDefault() {
+		if !onBridge(c.HostConfig.NetworkMode) {
 			return nil, refuse("conflicting options: links are of the default bridge, and the network is %s", c.HostConfig.NetworkMode)
 		}
 		other, err := e.lookup(name)
 		if err != nil {
 			return nil, fmt.Errorf("could not get container for %s: %w", name, err)
 		}
-		if mode := other.view().record.Config.HostConfig.NetworkMode; !mode.IsDefault() {
+		if mode := other.view().record.Config.HostConfig.NetworkMode; !onBridge(mode) {
 			return nil, refuse("cannot link to %s: its network is %s, not the default bridge", name, mode)
 		}
 		links = append(links, link{other.ID, alias})
@@ -59,18 +61,20 @@ func (e *Engine) linked(l link) (*Container, view, error) {
 	return other, v, nil
 }
 
-// linkHosts are the lines of /etc/hosts that links add: alias, name and short id of each container, as NAME:ADDRESS. One
-// that does not run has none.
-func (e *Engine) linkHosts(links []link) []string {
-	var lines []string
+// linkHosts are the lines of /etc/hosts that links add: alias, host name and name of each container. A container that
+// does not run has none.
+func (e *Engine) linkHosts(links []link) []network.HostEntry {
+	var lines []network.HostEntry
 	for _, l := range links {
 		other, v, err := e.linked(l)
 		if err != nil {
 			continue
 		}
-		for _, name := range slices.Compact([]string{l.Alias, v.record.Name, other.ID[:12]}) {
-			lines = append(lines, name+":"+v.run.Endpoint.IP.Addr().String())
+		names := []string{l.Alias, other.hostname(v.record)}
+		if v.record.Name != l.Alias {
+			names = append(names, v.record.Name)
 		}
+		lines = append(lines, network.HostEntry{IP: v.run.Endpoint.IP.Addr(), Names: names})
 	}
 	return lines
 }

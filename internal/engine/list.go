@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/container"
 	mountapi "github.com/moby/moby/api/types/mount"
@@ -138,7 +137,7 @@ func (e *Engine) endpoints(v view) map[string]*netapi.EndpointSettings {
 	mode := v.record.Config.HostConfig.NetworkMode
 	name := string(mode)
 	switch {
-	case mode.IsContainer():
+	case mode.IsContainer(), v.record.Config.NetworkDisabled:
 		return map[string]*netapi.EndpointSettings{}
 	case mode.IsDefault():
 		name = "bridge"
@@ -176,16 +175,24 @@ func (e *Engine) mountPoints(rec record) []container.MountPoint {
 		return list
 	}
 	for _, m := range points {
-		p := container.MountPoint{Type: m.Kind, Source: m.Source, Destination: m.Destination, RW: !m.ReadOnly}
+		if m.Unlisted {
+			continue
+		}
+		p := container.MountPoint{Type: m.Kind, Source: m.Source, Destination: m.Destination, Mode: m.Mode, RW: !m.ReadOnly}
 		switch m.Kind {
 		case mountapi.TypeBind:
 			p.Propagation = mountapi.PropagationRPrivate
+			for _, option := range m.Options {
+				if bindModes[option] == "propagation" {
+					p.Propagation = mountapi.Propagation(option)
+				}
+			}
 		case mountapi.TypeVolume:
 			p.Name, p.Driver = rec.Volumes[m.Destination].Name, "local"
 			p.Source = e.volumeData(p.Name)
-		}
-		if m.ReadOnly {
-			p.Mode = "ro"
+			if p.Mode == "" && m.Source != "" && !m.Borrowed && !rec.Volumes[m.Destination].Anonymous {
+				p.Mode = "z" // docker's default for a volume that was named
+			}
 		}
 		list = append(list, p)
 	}
@@ -204,12 +211,12 @@ func (e *Engine) containerFilter(ctx context.Context, filters map[string]map[str
 	}
 	for s := range filters["status"] {
 		if err := container.ValidateContainerState(container.ContainerState(s)); err != nil {
-			return nil, fmt.Errorf("%w%w", err, noText{errdefs.ErrInvalidArgument})
+			return nil, refuse("%w", err)
 		}
 	}
 	for s := range filters["exited"] {
 		if _, err := strconv.Atoi(s); err != nil {
-			return nil, fmt.Errorf("invalid filter 'exited=%s'%w", s, noText{errdefs.ErrInvalidArgument})
+			return nil, refuse("invalid filter 'exited=%s'", s)
 		}
 	}
 	border := map[string]time.Time{}

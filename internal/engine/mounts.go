@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -32,6 +31,8 @@ type mountPoint struct {
 	Labels      map[string]string // of a volume that is made for it
 	Borrowed    bool              // it is another container's (--volumes-from)
 	Anonymous   bool              // of a borrowed volume: nobody named it
+	Mode        string            // of a bind: the part after the second colon, as it was given
+	Unlisted    bool              // a --tmpfs, which docker does not list among the mounts
 }
 
 // mountPoints collects -v, --mount, --tmpfs, what is borrowed by --volumes-from, and the image's VOLUMEs: of several for
@@ -43,7 +44,7 @@ func mountPoints(host *container.HostConfig, volumes map[string]struct{}, borrow
 			return err
 		}
 		if _, taken := byDestination[m.Destination]; taken {
-			return fmt.Errorf("duplicate mount point: %s: %w", m.Destination, errdefs.ErrInvalidArgument)
+			return refuse("Duplicate mount point: %s", m.Destination)
 		}
 		byDestination[m.Destination] = m
 		return nil
@@ -82,73 +83,119 @@ func mountPoints(host *container.HostConfig, volumes map[string]struct{}, borrow
 	return points, nil
 }
 
+// badMount is an error about a mount of a kind, in docker's words.
+func badMount(kind mount.Type, why string) error {
+	return refuse("invalid mount config for type %q: %s", kind, why)
+}
+
 // cleanDestination checks a path in the container: absolute, and not the root itself.
-func cleanDestination(p string) (string, error) {
-	if !path.IsAbs(p) {
-		return "", fmt.Errorf("mount destination %q is not an absolute path: %w", p, errdefs.ErrInvalidArgument)
+func cleanDestination(kind mount.Type, p string) (string, error) {
+	switch {
+	case p == "":
+		return "", badMount(kind, "field Target must not be empty")
+	case path.Clean(p) == "/":
+		return "", badMount(kind, "invalid specification: destination can't be '/'")
+	case !path.IsAbs(p):
+		return "", badMount(kind, "invalid mount path: '"+p+"' mount path must be absolute")
 	}
-	p = path.Clean(p)
-	if p == "/" {
-		return "", fmt.Errorf("mount destination must not be /: %w", errdefs.ErrInvalidArgument)
+	return path.Clean(p), nil
+}
+
+// checkVolumeName refuses, in docker's words, what cannot be the name of a volume.
+func checkVolumeName(name string) error {
+	switch {
+	case volumeName.MatchString(name):
+		return nil
+	case len(name) == 1:
+		return refuse("create %s: volume name is too short, names should be at least two alphanumeric characters", name)
 	}
-	return p, nil
+	return refuse("create %s: %q includes invalid characters for a local volume name, only %q are allowed. If you intended to pass a host directory, use absolute path",
+		name, name, "[a-zA-Z0-9][a-zA-Z0-9_.-]")
+}
+
+// bindModes are the words after -v's second colon, by what they are about: at most one of each kind may be given.
+var bindModes = map[string]string{
+	"rw": "access", "ro": "access", "z": "label", "Z": "label", "nocopy": "copy",
+	"consistent": "consistency", "cached": "consistency", "delegated": "consistency",
+	"private": "propagation", "rprivate": "propagation", "slave": "propagation", "rslave": "propagation", "shared": "propagation", "rshared": "propagation",
+}
+
+// bindMode reads the part of -v after the second colon: the words by what they are about.
+func bindMode(mode string) (given map[string]string, err error) {
+	given = map[string]string{}
+	for word := range strings.SplitSeq(mode, ",") {
+		kind := bindModes[word]
+		if kind == "" || given[kind] != "" {
+			return nil, refuse("invalid mode: %s", mode)
+		}
+		given[kind] = word
+	}
+	return given, nil
+}
+
+// setMode gives a mount the mode of its -v. Labels mean something only where SELinux runs; the consistency modes are
+// another platform's.
+func (m *mountPoint) setMode(mode string, given map[string]string) error {
+	switch {
+	case m.Kind == mount.TypeVolume && given["propagation"] != "":
+		return badMount(m.Kind, "field BindOptions must not be specified")
+	case m.Kind == mount.TypeBind && given["copy"] != "":
+		return badMount(m.Kind, "field VolumeOptions must not be specified")
+	case given["propagation"] != "":
+		m.Options = []string{"rbind", given["propagation"]}
+	}
+	m.Mode, m.ReadOnly, m.NoCopy = mode, given["access"] == "ro", given["copy"] != ""
+	return nil
 }
 
 // parseBind reads -v: SOURCE:DESTINATION[:OPTIONS], or DESTINATION alone for an anonymous volume.
 func parseBind(text string) (mountPoint, error) {
-	bad := func(why string) (mountPoint, error) {
-		return mountPoint{}, fmt.Errorf("volume %q: %s: %w", text, why, errdefs.ErrInvalidArgument)
+	bad := func(err error) (mountPoint, error) {
+		if err == nil {
+			return mountPoint{}, refuse("invalid volume specification: '%s'", text)
+		}
+		return mountPoint{}, fmt.Errorf("invalid volume specification: '%s': %w", text, err)
 	}
 	parts := strings.Split(text, ":")
-	m := mountPoint{Kind: mount.TypeVolume}
+	m := mountPoint{Kind: mount.TypeVolume, Options: []string{"rbind", "rprivate"}}
 	destination := parts[0]
-	switch len(parts) {
-	case 1:
-	case 2, 3:
+	if len(parts) > 3 || parts[0] == "" {
+		return bad(nil)
+	}
+	if len(parts) > 1 {
 		m.Source, destination = parts[0], parts[1]
-	default:
-		return bad("want SOURCE:DESTINATION[:OPTIONS]")
-	}
-	switch {
-	case len(parts) == 1:
-	case path.IsAbs(m.Source):
-		m.Kind, m.Source, m.Create = mount.TypeBind, path.Clean(m.Source), true
-	case m.Source == "":
-		return bad("empty source")
-	case !volumeName.MatchString(m.Source):
-		return bad("the source is neither an absolute path nor a volume name (letters, digits, _ . -)")
-	}
-	var err error
-	if m.Destination, err = cleanDestination(destination); err != nil {
-		return mountPoint{}, err
-	}
-	propagation := "rprivate"
-	if len(parts) == 3 {
-		for option := range strings.SplitSeq(parts[2], ",") {
-			switch option {
-			case "ro":
-				m.ReadOnly = true
-			case "rw", "z", "Z", "consistent", "cached", "delegated":
-				// Labels mean something only where SELinux runs; the consistency modes are another platform's.
-			case "nocopy":
-				m.NoCopy = true
-			case "private", "rprivate", "slave", "rslave", "shared", "rshared":
-				propagation = option
-			default:
-				return bad(fmt.Sprintf("unknown option %q", option))
-			}
+		if destination == "" || len(parts) == 2 && bindModes[destination] != "" { // -v /data:ro has no source
+			return bad(nil)
 		}
 	}
-	m.Options = []string{"rbind", propagation}
+	if path.IsAbs(m.Source) {
+		m.Kind, m.Source, m.Create = mount.TypeBind, path.Clean(m.Source), true
+	}
+	var err error
+	if m.Destination, err = cleanDestination(m.Kind, destination); err != nil {
+		return bad(err)
+	}
+	if len(parts) == 3 && parts[2] != "" {
+		given, err := bindMode(parts[2])
+		if err != nil {
+			return mountPoint{}, err
+		}
+		if err := m.setMode(parts[2], given); err != nil {
+			return bad(err)
+		}
+	}
+	if m.Kind == mount.TypeVolume && m.Source != "" {
+		return m, checkVolumeName(m.Source)
+	}
 	return m, nil
 }
 
 // parseMount reads one --mount.
 func parseMount(in mount.Mount) (mountPoint, error) {
 	bad := func(why string) (mountPoint, error) {
-		return mountPoint{}, fmt.Errorf("mount on %q: %s: %w", in.Target, why, errdefs.ErrInvalidArgument)
+		return mountPoint{}, badMount(in.Type, why)
 	}
-	destination, err := cleanDestination(in.Target)
+	destination, err := cleanDestination(in.Type, in.Target)
 	if err != nil {
 		return mountPoint{}, err
 	}
@@ -158,8 +205,11 @@ func parseMount(in mount.Mount) (mountPoint, error) {
 	}
 	switch in.Type {
 	case mount.TypeBind:
+		if in.Source == "" {
+			return bad("field Source must not be empty")
+		}
 		if !path.IsAbs(in.Source) {
-			return bad(fmt.Sprintf("bind source %q is not an absolute path", in.Source))
+			return bad("invalid mount path: '" + in.Source + "' mount path must be absolute")
 		}
 		bind, propagation := "rbind", "rprivate"
 		if o := in.BindOptions; o != nil {
@@ -174,8 +224,10 @@ func parseMount(in mount.Mount) (mountPoint, error) {
 		}
 		m.Source, m.Options = path.Clean(in.Source), []string{bind, propagation}
 	case mount.TypeVolume:
-		if in.Source != "" && !volumeName.MatchString(in.Source) {
-			return bad(fmt.Sprintf("volume name %q: letters, digits, _ . - are possible", in.Source))
+		if in.Source != "" {
+			if err := checkVolumeName(in.Source); err != nil {
+				return mountPoint{}, err
+			}
 		}
 		if o := in.VolumeOptions; o != nil {
 			m.NoCopy, m.Labels = o.NoCopy, o.Labels
@@ -195,7 +247,7 @@ func parseMount(in mount.Mount) (mountPoint, error) {
 			}
 		}
 	default:
-		return bad(fmt.Sprintf("mount type %q is not supported", in.Type))
+		return bad("mount type unknown")
 	}
 	return m, nil
 }
@@ -211,7 +263,7 @@ func checkOptions(in mount.Mount) error {
 	case in.ClusterOptions != nil:
 		return errors.New("cluster options need a swarm")
 	case in.Type == mount.TypeTmpfs && in.Source != "":
-		return errors.New("a tmpfs has no source")
+		return errors.New("field Source must not be specified")
 	case bind != nil && bind.Propagation != "" && !slices.Contains(mount.Propagations, bind.Propagation):
 		return fmt.Errorf("invalid propagation mode: %s", bind.Propagation)
 	case bind != nil && bind.ReadOnlyForceRecursive && (bind.NonRecursive || bind.ReadOnlyNonRecursive):
@@ -249,11 +301,11 @@ func tmpfsOption(option string) bool {
 
 // parseTmpfs reads one --tmpfs DESTINATION[:OPTIONS].
 func parseTmpfs(destination, options string) (mountPoint, error) {
-	destination, err := cleanDestination(destination)
+	destination, err := cleanDestination(mount.TypeTmpfs, destination)
 	if err != nil {
 		return mountPoint{}, err
 	}
-	m := mountPoint{Kind: mount.TypeTmpfs, Destination: destination, Options: []string{"noexec", "nosuid", "nodev"}}
+	m := mountPoint{Kind: mount.TypeTmpfs, Destination: destination, Unlisted: true, Options: []string{"noexec", "nosuid", "nodev"}}
 	if options == "" {
 		return m, nil
 	}
@@ -264,7 +316,7 @@ func parseTmpfs(destination, options string) (mountPoint, error) {
 		case tmpfsOption(option):
 			m.Options = append(m.Options, option)
 		default:
-			return mountPoint{}, fmt.Errorf("tmpfs on %s: unknown option %q: %w", destination, option, errdefs.ErrInvalidArgument)
+			return mountPoint{}, refuse("tmpfs on %s: unknown option %q", destination, option)
 		}
 	}
 	return m, nil

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	mountapi "github.com/moby/moby/api/types/mount"
 	netapi "github.com/moby/moby/api/types/network"
@@ -25,7 +26,8 @@ import (
 
 // connect puts the container on the bridge; nil if it wants another network.
 func (c *Container) connect(ctx context.Context, rec record, img *image.Image) (*network.Endpoint, error) {
-	if !rec.Config.HostConfig.NetworkMode.IsDefault() || rec.Config.NetworkDisabled {
+	if !onBridge(rec.Config.HostConfig.NetworkMode) || rec.Config.NetworkDisabled {
+		c.engine.networkEvent(c, rec, events.ActionConnect)
 		return nil, nil
 	}
 	request := network.Request{Container: c.ID}
@@ -43,20 +45,32 @@ func (c *Container) connect(ctx context.Context, rec record, img *image.Image) (
 	if err != nil {
 		return nil, fmt.Errorf("set up the network of container %s: %w", rec.Name, err)
 	}
-	c.engine.networkEvent(c, events.ActionConnect)
+	c.engine.networkEvent(c, rec, events.ActionConnect)
 	return endpoint, nil
 }
 
+// onBridge tells whether a mode is the default bridge; records of older engines have "default".
+func onBridge(mode container.NetworkMode) bool { return mode.IsDefault() || mode.IsBridge() }
+
 func (c *Container) disconnect(ctx context.Context, endpoint *network.Endpoint) error {
+	c.engine.networkEvent(c, c.view().record, events.ActionDisconnect)
 	if endpoint == nil {
 		return nil
 	}
-	c.engine.networkEvent(c, events.ActionDisconnect)
 	return c.engine.net.Disconnect(ctx, endpoint)
 }
 
-func (e *Engine) networkEvent(c *Container, action events.Action) {
-	e.events.publish(events.NetworkEventType, action, e.networkID("bridge"), map[string]string{"container": c.ID, "name": "bridge", "type": "bridge"})
+// networkEvent tells that a container joins or leaves its network, if it has one of its own.
+func (e *Engine) networkEvent(c *Container, rec record, action events.Action) {
+	mode := rec.Config.HostConfig.NetworkMode
+	name := string(mode)
+	switch {
+	case rec.Config.NetworkDisabled, mode.IsContainer():
+		return
+	case onBridge(mode):
+		name = netapi.NetworkBridge
+	}
+	e.events.publish(events.NetworkEventType, action, e.networkID(name), map[string]string{"container": c.ID, "name": name, "type": networkDrivers[name]})
 }
 
 // bridgeSettings are what the request says about its endpoint on the default bridge.
@@ -110,7 +124,7 @@ func hostPorts(text string) (first, last uint16, err error) {
 	a, errA := strconv.ParseUint(low, 10, 16)
 	b, errB := strconv.ParseUint(high, 10, 16)
 	if errA != nil || errB != nil || a > b || (isRange && a == 0) {
-		return 0, 0, refuse("invalid host port %q: want a number or a range of them", text)
+		return 0, 0, refuse("invalid port specification: %q: want a number or a range of them", text)
 	}
 	return uint16(a), uint16(b), nil
 }
@@ -207,14 +221,14 @@ func (c *Container) writeHostFiles(rec record, endpoint *network.Endpoint) error
 	if err != nil {
 		return err
 	}
-	extra = append(extra, c.engine.linkHosts(rec.Links)...)
-	hosts := network.Hosts(name, rec.Config.Domainname, address, extra)
+	linked := c.engine.linkHosts(rec.Links)
+	hosts := network.Hosts(name, rec.Config.Domainname, address, extra, linked...)
 	resolv, err := os.ReadFile("/etc/resolv.conf")
 	if err != nil && !os.IsNotExist(err) {
 		return err
 	}
 	if host.NetworkMode.IsHost() {
-		if onHost, err := os.ReadFile("/etc/hosts"); err == nil && len(extra) == 0 {
+		if onHost, err := os.ReadFile("/etc/hosts"); err == nil && len(extra)+len(linked) == 0 {
 			hosts = onHost
 		}
 	}
@@ -239,7 +253,7 @@ func (c *Container) extraHosts(list []string) ([]string, error) {
 	for _, entry := range list {
 		name, address, found := strings.Cut(entry, ":")
 		if !found || name == "" {
-			return nil, fmt.Errorf("invalid extra host %q: want NAME:ADDRESS%w", entry, noText{errdefs.ErrInvalidArgument})
+			return nil, refuse("invalid extra host %q: want NAME:ADDRESS", entry)
 		}
 		if address == "host-gateway" {
 			entry = name + ":" + c.engine.net.Info().Gateway.String()
@@ -295,10 +309,13 @@ func (e *Engine) InspectNetwork(_ context.Context, ref string) (*netapi.Inspect,
 	return nil, fmt.Errorf("network %s not found%w", ref, noText{errdefs.ErrNotFound})
 }
 
+// networkDrivers are the three networks that every engine has, with their drivers.
+var networkDrivers = map[string]string{"bridge": "bridge", "host": "host", "none": "null"}
+
 // networks are the three that every engine has.
 func (e *Engine) networks() []netapi.Inspect {
 	var list []netapi.Inspect
-	for name, driver := range map[string]string{"bridge": "bridge", "host": "host", "none": "null"} {
+	for name, driver := range networkDrivers {
 		n := netapi.Inspect{Containers: map[string]netapi.EndpointResource{}}
 		n.Name, n.ID, n.Driver, n.Scope, n.Created = name, e.networkID(name), driver, "local", e.started
 		n.IPAM = netapi.IPAM{Driver: "default", Config: []netapi.IPAMConfig{}}

@@ -27,9 +27,12 @@ func (e *Engine) RemoveContainer(ctx context.Context, id string, o RemoveOptions
 	for {
 		v := c.view()
 		if v.phase.alive() || v.phase == phaseRestarting {
+			if !o.Force && v.phase == phasePaused {
+				return fmt.Errorf("cannot remove container %q: container is paused and must be unpaused first%w", id, noText{errdefs.ErrConflict})
+			}
 			if !o.Force {
 				return fmt.Errorf("cannot remove container %q: container is %s: stop the container before removing or force remove%w",
-					v.record.Name, phaseStates[v.phase], noText{errdefs.ErrConflict})
+					id, phaseStates[v.phase], noText{errdefs.ErrConflict})
 			}
 			if err := c.stopNow(ctx); err != nil {
 				return err
@@ -71,7 +74,7 @@ func (c *Container) stopNow(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.signal(ctx, unix.SIGKILL, false); err != nil && !isNotRunning(err) {
+	if err := c.sendSignal(ctx, unix.SIGKILL); err != nil && !isNotRunning(err) {
 		return err
 	}
 	select {
@@ -135,7 +138,7 @@ func (e *Engine) RenameContainer(ctx context.Context, id, name string) error {
 		return err
 	}
 	if name == "" {
-		return fmt.Errorf("neither old nor new names may be empty%w", noText{errdefs.ErrInvalidArgument})
+		return refuse("Neither old nor new names may be empty")
 	}
 	c.op.Lock()
 	defer c.op.Unlock()

@@ -1,11 +1,10 @@
 package engine
 
 import (
-	"fmt"
+	"runtime"
 	"strconv"
 	"strings"
 
-	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/blkiodev"
 	"github.com/moby/moby/api/types/container"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -45,25 +44,32 @@ func resources(r *container.Resources) (*specs.LinuxResources, error) {
 	return out, nil
 }
 
+// swapLimit is the limit of memory and swap together: without one that is given, as much swap as memory.
+func swapLimit(r *container.Resources) int64 {
+	if r.MemorySwap == 0 && r.Memory > 0 {
+		return 2 * r.Memory
+	}
+	return r.MemorySwap
+}
+
 func memoryLimits(r *container.Resources) (*specs.LinuxMemory, error) {
 	switch {
-	case r.Memory < 0, r.Memory > 0 && r.Memory < minMemory:
-		return nil, fmt.Errorf("memory limit %d: at least %d bytes are needed: %w", r.Memory, minMemory, errdefs.ErrInvalidArgument)
+	case r.Memory != 0 && r.Memory < minMemory:
+		return nil, refuse("Minimum memory limit allowed is 6MB")
 	case r.MemorySwap > 0 && r.Memory == 0:
-		return nil, fmt.Errorf("memory and swap limit %d without a memory limit: %w", r.MemorySwap, errdefs.ErrInvalidArgument)
+		return nil, refuse("You should always set the Memory limit when using Memoryswap limit, see usage")
 	case r.MemorySwap > 0 && r.MemorySwap < r.Memory:
-		return nil, fmt.Errorf("memory and swap limit %d is less than the memory limit %d: %w", r.MemorySwap, r.Memory, errdefs.ErrInvalidArgument)
-	case r.MemoryReservation < 0, r.Memory > 0 && r.MemoryReservation > r.Memory:
-		return nil, fmt.Errorf("memory reservation %d is more than the memory limit %d: %w", r.MemoryReservation, r.Memory, errdefs.ErrInvalidArgument)
+		return nil, refuse("Minimum memoryswap limit should be larger than memory limit, see usage")
+	case r.MemoryReservation != 0 && r.MemoryReservation < minMemory:
+		return nil, refuse("Minimum memory reservation allowed is 6MB")
+	case r.Memory > 0 && r.MemoryReservation > r.Memory:
+		return nil, refuse("Minimum memory limit can not be less than memory reservation limit, see usage")
 	case r.MemorySwappiness != nil && (*r.MemorySwappiness < -1 || *r.MemorySwappiness > 100):
-		return nil, fmt.Errorf("memory swappiness %d: 0 to 100 is possible: %w", *r.MemorySwappiness, errdefs.ErrInvalidArgument)
+		return nil, refuse("Invalid value: %d, valid memory swappiness range is 0-100", *r.MemorySwappiness)
 	}
 	m := &specs.LinuxMemory{}
 	if r.Memory > 0 {
-		swap := r.MemorySwap
-		if swap == 0 {
-			swap = 2 * r.Memory // docker's rule: as much swap as memory
-		}
+		swap := swapLimit(r)
 		m.Limit, m.Swap = &r.Memory, &swap
 	}
 	if r.MemoryReservation > 0 {
@@ -83,11 +89,15 @@ func memoryLimits(r *container.Resources) (*specs.LinuxMemory, error) {
 }
 
 func cpuLimits(r *container.Resources) (*specs.LinuxCPU, error) {
-	if r.NanoCPUs < 0 || r.CPUShares < 0 || r.CPUPeriod < 0 || r.CPUQuota < -1 {
-		return nil, fmt.Errorf("cpu limits must not be negative: %w", errdefs.ErrInvalidArgument)
-	}
-	if r.NanoCPUs > 0 && (r.CPUQuota > 0 || r.CPUPeriod > 0) {
-		return nil, fmt.Errorf("a number of cpus and a cpu quota or period exclude each other: %w", errdefs.ErrInvalidArgument)
+	switch processors := int64(runtime.NumCPU()); {
+	case r.NanoCPUs > 0 && r.CPUPeriod > 0:
+		return nil, refuse("Conflicting options: Nano CPUs and CPU Period cannot both be set")
+	case r.NanoCPUs > 0 && r.CPUQuota > 0:
+		return nil, refuse("Conflicting options: Nano CPUs and CPU Quota cannot both be set")
+	case r.NanoCPUs < 0, r.NanoCPUs > processors*1e9:
+		return nil, refuse("range of CPUs is from 0.01 to %d.00, as there are only %[1]d CPUs available", processors)
+	case r.CPUShares < 0 || r.CPUPeriod < 0 || r.CPUQuota < -1:
+		return nil, refuse("CPU shares, period and quota must not be negative")
 	}
 	c := &specs.LinuxCPU{Cpus: r.CpusetCpus, Mems: r.CpusetMems}
 	if r.CPUShares > 0 {
@@ -98,7 +108,7 @@ func cpuLimits(r *container.Resources) (*specs.LinuxCPU, error) {
 	if r.NanoCPUs > 0 {
 		quota, period = r.NanoCPUs*defaultPeriod/1e9, defaultPeriod
 		if quota < 1000 {
-			return nil, fmt.Errorf("%g cpus: at least 0.01 are needed: %w", float64(r.NanoCPUs)/1e9, errdefs.ErrInvalidArgument)
+			return nil, refuse("range of CPUs is from 0.01 to %d.00: %g is less", runtime.NumCPU(), float64(r.NanoCPUs)/1e9)
 		}
 	}
 	if quota != 0 {
@@ -124,7 +134,7 @@ func blockLimits(r *container.Resources) (*specs.LinuxBlockIO, error) {
 	b := &specs.LinuxBlockIO{}
 	if w := r.BlkioWeight; w != 0 {
 		if w < 10 || w > 1000 {
-			return nil, fmt.Errorf("block I/O weight %d: 10 to 1000 is possible: %w", w, errdefs.ErrInvalidArgument)
+			return nil, refuse("Range of blkio weight is from 10 to 1000")
 		}
 		b.Weight = &w
 	}
@@ -174,10 +184,10 @@ func blockDevice(path string) (major, minor int64, err error) {
 	if err := unix.Stat(path, &st); err == unix.ENOENT { // in its own words clients take it for a missing command
 		return 0, 0, refuse("block I/O limit on %s: there is no such device", path)
 	} else if err != nil {
-		return 0, 0, fmt.Errorf("block I/O limit on %s: %v: %w", path, err, errdefs.ErrInvalidArgument)
+		return 0, 0, refuse("block I/O limit on %s: %v", path, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
-		return 0, 0, fmt.Errorf("block I/O limit on %s: not a block device: %w", path, errdefs.ErrInvalidArgument)
+		return 0, 0, refuse("block I/O limit on %s: not a block device", path)
 	}
 	return int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev)), nil
 }
@@ -194,10 +204,10 @@ func rlimits(ulimits []*container.Ulimit) ([]specs.POSIXRlimit, error) {
 			return nil, refuse("a ulimit is null: a name and limits are needed")
 		}
 		if !known[u.Name] {
-			return nil, fmt.Errorf("unknown ulimit %q: %w", u.Name, errdefs.ErrInvalidArgument)
+			return nil, refuse("invalid ulimit type: %s", u.Name)
 		}
 		if u.Hard != -1 && (u.Soft == -1 || u.Soft > u.Hard) {
-			return nil, fmt.Errorf("ulimit %s: soft limit %d is more than hard limit %d: %w", u.Name, u.Soft, u.Hard, errdefs.ErrInvalidArgument)
+			return nil, refuse("ulimit soft limit must be less than or equal to hard limit: %s=%d:%d", u.Name, u.Soft, u.Hard)
 		}
 		// -1 becomes RLIM_INFINITY, all bits set.
 		out = append(out, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(u.Name), Soft: uint64(u.Soft), Hard: uint64(u.Hard)})
@@ -230,7 +240,7 @@ func deviceRules() []specs.LinuxDeviceCgroup {
 // parseDeviceRule reads --device-cgroup-rule: "c 1:3 rwm", with * for any number.
 func parseDeviceRule(text string) (specs.LinuxDeviceCgroup, error) {
 	bad := func() (specs.LinuxDeviceCgroup, error) {
-		return specs.LinuxDeviceCgroup{}, fmt.Errorf("device cgroup rule %q: want TYPE MAJOR:MINOR ACCESS: %w", text, errdefs.ErrInvalidArgument)
+		return specs.LinuxDeviceCgroup{}, refuse("invalid device cgroup rule format: '%s': want TYPE MAJOR:MINOR ACCESS", text)
 	}
 	fields := strings.Fields(text)
 	if len(fields) != 3 || len(fields[0]) != 1 || !strings.Contains("abc", fields[0]) || fields[2] == "" || strings.Trim(fields[2], "rwm") != "" {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 )
 
@@ -88,14 +89,43 @@ func (e *Engine) RestartContainer(ctx context.Context, id, signal string, timeou
 	if err != nil {
 		return err
 	}
-	if err := c.stop(ctx, signal, timeout); err != nil && err != ErrNotModified {
+	c.addRestart(1)
+	err = c.stop(ctx, signal, timeout)
+	if err != nil && err != ErrNotModified {
+		c.addRestart(-1)
+		c.removeIfEnded(ctx)
 		return err
 	}
-	if err := e.StartContainer(ctx, c.ID); err != nil && err != ErrNotModified {
+	err = e.StartContainer(ctx, c.ID)
+	c.addRestart(-1)
+	if err != nil && err != ErrNotModified {
+		c.removeIfEnded(ctx)
 		return err
 	}
 	e.containerEvent(c, "restart")
 	return nil
+}
+
+// addRestart counts the restarts in progress: until they are done, an end does not remove a container.
+func (c *Container) addRestart(n int) {
+	c.mu.Lock()
+	c.restarts += n
+	c.mu.Unlock()
+}
+
+// removeIfEnded removes a container with AutoRemove that ended in a restart which failed: its end did not remove it.
+func (c *Container) removeIfEnded(ctx context.Context) {
+	c.op.Lock()
+	defer c.op.Unlock()
+	c.mu.Lock()
+	due := c.record.Config.HostConfig.AutoRemove && c.restarts == 0 && c.phase == phaseExited
+	c.mu.Unlock()
+	if !due {
+		return
+	}
+	if err := c.remove(ctx, nil, true); err != nil {
+		c.engine.log.Error("remove a container after a failed restart", "container", c.ID, "error", err)
+	}
 }
 
 // UpdateContainer changes limits and the restart policy; zero fields of u stay as they are.
@@ -112,6 +142,9 @@ func (e *Engine) UpdateContainer(ctx context.Context, id string, u container.Upd
 	}
 	host := *v.record.Config.HostConfig
 	if err := mergeUpdate(&host, u); err != nil {
+		if errdefs.IsConflict(err) {
+			err = fmt.Errorf("Cannot update container %s: %w", id, err)
+		}
 		return container.UpdateResponse{}, err
 	}
 	if v.phase.alive() {

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/containerd/errdefs"
 	"github.com/moby/profiles/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -32,22 +31,22 @@ var defaultProfile = sync.OnceValue(seccomp.DefaultProfile)
 // parseProfile reads a profile in docker's JSON form, as --security-opt seccomp=FILE sends it.
 func parseProfile(text string) (*seccomp.Seccomp, error) {
 	if len(text) > maxProfile {
-		return nil, fmt.Errorf("seccomp profile of %d bytes: more than %d: %w", len(text), maxProfile, errdefs.ErrInvalidArgument)
+		return nil, refuse("seccomp profile of %d bytes: more than %d", len(text), maxProfile)
 	}
 	var p seccomp.Seccomp
 	if err := json.Unmarshal([]byte(text), &p); err != nil {
-		return nil, fmt.Errorf("seccomp profile: %v: %w", err, errdefs.ErrInvalidArgument)
+		return nil, refuse("Decoding seccomp profile failed: %v", err)
 	}
 	if len(p.Architectures) != 0 && len(p.ArchMap) != 0 {
-		return nil, fmt.Errorf("seccomp profile: both architectures and archMap are given: %w", errdefs.ErrInvalidArgument)
+		return nil, refuse("seccomp profile: both architectures and archMap are given")
 	}
 	for i, s := range p.Syscalls {
 		if s == nil {
-			return nil, fmt.Errorf("seccomp profile: syscalls[%d] is null: %w", i, errdefs.ErrInvalidArgument)
+			return nil, refuse("seccomp profile: syscalls[%d] is null", i)
 		}
 		//lint:ignore SA1019 profiles of old have it
 		if s.Name != "" && len(s.Names) != 0 {
-			return nil, fmt.Errorf("seccomp profile: syscalls[%d] has both name and names: %w", i, errdefs.ErrInvalidArgument)
+			return nil, refuse("seccomp profile: syscalls[%d] has both name and names", i)
 		}
 	}
 	return &p, nil
@@ -149,7 +148,7 @@ func parseSecurity(opts []string, privileged bool, caps []string) (security, err
 			s.noNewPrivileges = true
 		case key == "no-new-privileges" && value == "false":
 			s.noNewPrivileges = false
-		case opt == "systempaths=unconfined":
+		case unmasks(opt):
 			s.unmasked = true
 		case key == "seccomp" && value == "unconfined":
 			profile = nil
@@ -164,9 +163,9 @@ func parseSecurity(opts []string, privileged bool, caps []string) (security, err
 		case key == "apparmor" && (value == "unconfined" || value == "") || key == "label" && value == "disable":
 			// What an engine without these modules does anyway.
 		case key == "apparmor" && !exists("/sys/kernel/security/apparmor"), key == "label" && !exists("/sys/fs/selinux/enforce"):
-			return s, fmt.Errorf("security option %q: the kernel does not run this security module: %w", opt, errdefs.ErrInvalidArgument)
+			return s, refuse("security option %q: the kernel does not run this security module", opt)
 		default:
-			return s, fmt.Errorf("unknown security option %q: %w", opt, errdefs.ErrInvalidArgument)
+			return s, refuse("invalid --security-opt: %q", opt)
 		}
 	}
 	if profile != nil {

@@ -1,11 +1,9 @@
 package engine
 
 import (
-	"fmt"
 	"path"
 	"strings"
 
-	"github.com/containerd/errdefs"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/moby/moby/api/types/container"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -73,7 +71,7 @@ func wantsInit(host *container.HostConfig) bool {
 func buildProcess(c *container.Config, host *container.HostConfig, s start, caps []string, noNewPrivileges bool) (*specs.Process, error) {
 	args := command(c, s.Image)
 	if len(args) == 0 || args[0] == "" {
-		return nil, fmt.Errorf("no command specified: neither the request nor the image names one: %w", errdefs.ErrInvalidArgument)
+		return nil, refuse("No command specified")
 	}
 	cwd := path.Join("/", c.WorkingDir)
 	if c.WorkingDir == "" && s.Image != nil {
@@ -122,7 +120,9 @@ func processCapabilities(caps []string, uid uint32) *specs.LinuxCapabilities {
 func command(c *container.Config, img *dockerspec.DockerOCIImage) []string {
 	entrypoint, cmd := c.Entrypoint, c.Cmd
 	if img != nil && len(entrypoint) == 0 {
-		entrypoint = img.Config.Entrypoint
+		if entrypoint == nil { // an empty list takes the image's away
+			entrypoint = img.Config.Entrypoint
+		}
 		if len(cmd) == 0 {
 			cmd = img.Config.Cmd
 		}

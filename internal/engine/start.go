@@ -106,13 +106,23 @@ func startExitCode(err error) int {
 
 // startFailure classifies what the supervisor said, of which it passes on only the words: a command that cannot be
 // executed and a value that the kernel refuses are the user's, as docker has it.
-func startFailure(what string, err error) error {
+func (c *Container) startFailure(what string, err error, mounts []specs.Mount) error {
 	err = native(err)
-	text := err.Error()
-	if startExitCode(err) != 128 || strings.HasSuffix(text, unix.EINVAL.Error()) || strings.Contains(text, "config.json: ") {
-		return refuse("failed to %s: %v", what, err)
+	text := userTerms(err.Error(), c.ID, c.view().record.Name, mounts)
+	if told := err.Error(); startExitCode(err) != 128 || strings.HasSuffix(told, unix.EINVAL.Error()) || strings.Contains(told, "config.json: ") {
+		return refuse("failed to %s: %s", what, text)
 	}
-	return fmt.Errorf("failed to %s: %w", what, err)
+	return fmt.Errorf("failed to %s: %s%w", what, text, noText{err})
+}
+
+// userTerms says in what the supervisor tells of a start what the user knows: the container's name instead of its id, and
+// where a mount is instead of its place in the bundle.
+func userTerms(text, id, name string, mounts []specs.Mount) string {
+	text = strings.ReplaceAll(text, id, name)
+	for i, m := range mounts {
+		text = strings.ReplaceAll(text, fmt.Sprintf("config.json: mounts[%d]", i), "mount on "+m.Destination)
+	}
+	return text
 }
 
 // launch takes every step of a start, and takes them back if one fails.
@@ -148,12 +158,15 @@ func (c *Container) launch(ctx context.Context) (r *run, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.writeBundle(rec, s); err != nil {
+	c.volumeEvents(events.ActionMount)
+	undo = append(undo, func() error { c.volumeEvents(events.ActionUnmount); return nil })
+	mounts, err := c.writeBundle(rec, s)
+	if err != nil {
 		return nil, fmt.Errorf("write the bundle of container %s: %w", rec.Name, err)
 	}
 	created, err := c.createTask(ctx, rec, lower)
 	if err != nil {
-		return nil, startFailure("create task for container", err)
+		return nil, c.startFailure("create task for container", err, mounts)
 	}
 	if endpoint != nil {
 		e.net.Joined(endpoint)
@@ -168,7 +181,7 @@ func (c *Container) launch(ctx context.Context) (r *run, err error) {
 		return nil, err
 	}
 	if err := e.startTask(ctx, c.ID); err != nil {
-		return nil, startFailure("start container", err)
+		return nil, c.startFailure("start container", err, mounts)
 	}
 	return r, nil
 }
@@ -248,6 +261,10 @@ func (c *Container) hostname(rec record) string {
 	switch {
 	case rec.Config.Hostname != "":
 		return rec.Config.Hostname
+	case rec.Config.HostConfig.NetworkMode.IsContainer(): // its own files name that host, too
+		if other, err := c.engine.lookup(rec.Config.HostConfig.NetworkMode.ConnectedContainer()); err == nil && other != c {
+			return other.hostname(other.view().record)
+		}
 	case rec.Config.HostConfig.NetworkMode.IsHost(), rec.Config.HostConfig.UTSMode.IsHost():
 		if name, err := os.Hostname(); err == nil {
 			return name
@@ -264,19 +281,20 @@ func (c *Container) cgroupPath(rec record) string {
 	return filepath.Join("/", parent, c.ID)
 }
 
-func (c *Container) writeBundle(rec record, s start) error {
+// writeBundle writes the bundle and returns its mounts.
+func (c *Container) writeBundle(rec record, s start) ([]specs.Mount, error) {
 	spec, err := buildSpec(rec.Config.Config, rec.Config.HostConfig, s)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	text, err := json.Marshal(spec)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := os.MkdirAll(c.runDir(), 0o700); err != nil {
-		return err
+		return nil, err
 	}
-	return os.WriteFile(filepath.Join(c.runDir(), "config.json"), text, 0o600)
+	return spec.Mounts, os.WriteFile(filepath.Join(c.runDir(), "config.json"), text, 0o600)
 }
 
 // writeRun stores the facts of the run beside the bundle, atomically, before the program is executed.

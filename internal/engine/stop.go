@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -47,7 +48,7 @@ func (c *Container) stop(ctx context.Context, name string, timeout *int) error {
 	if err != nil {
 		return err
 	}
-	if err := c.signal(ctx, sig, false); err != nil && !isNotRunning(err) {
+	if err := c.sendSignal(ctx, sig); err != nil && !isNotRunning(err) {
 		return err
 	}
 	if v.phase == phasePaused { // a frozen process cannot act on a signal
@@ -73,7 +74,7 @@ func (c *Container) stop(ctx context.Context, name string, timeout *int) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-over:
-		if err := c.signal(ctx, unix.SIGKILL, false); err != nil && !isNotRunning(err) {
+		if err := c.sendSignal(ctx, unix.SIGKILL); err != nil && !isNotRunning(err) {
 			return err
 		}
 		select {
@@ -154,13 +155,23 @@ func (e *Engine) KillContainer(ctx context.Context, id, name string) error {
 			return err
 		}
 	}
-	if err := c.signal(ctx, sig, false); err != nil {
+	if err := c.sendSignal(ctx, sig); err != nil {
 		if isNotRunning(err) {
 			return fmt.Errorf("cannot kill container: %s: container %s is not running%w", id, c.ID, noText{errdefs.ErrConflict})
 		}
 		return err
 	}
-	e.containerEvent(c, events.ActionKill, "signal", fmt.Sprint(int(sig)))
+	return nil
+}
+
+// sendSignal sends a signal and publishes the event of it. op keeps the end that the signal causes from being published first.
+func (c *Container) sendSignal(ctx context.Context, sig unix.Signal) error {
+	c.op.Lock()
+	defer c.op.Unlock()
+	if err := c.signal(ctx, sig, false); err != nil {
+		return err
+	}
+	c.engine.containerEvent(c, events.ActionKill, "signal", strconv.Itoa(int(sig)))
 	return nil
 }
 
@@ -245,8 +256,11 @@ func stopSignal(name string, img *image.Image) (unix.Signal, error) {
 
 func parseSignal(name string) (unix.Signal, error) {
 	sig, err := signal.ParseSignal(strings.TrimSpace(name))
-	if err != nil || sig < 1 || sig > 64 { // 64: SIGRTMAX
-		return 0, fmt.Errorf("Invalid signal: %s%w", name, noText{errdefs.ErrInvalidArgument})
+	if err != nil || sig < 1 {
+		return 0, refuse("Invalid signal: %s", name)
+	}
+	if sig > 64 { // SIGRTMAX
+		return 0, refuse("the linux daemon does not support signal %d", int(sig))
 	}
 	return sig, nil
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,8 +12,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
 
 	"gantry/cgroup"
 )
@@ -33,8 +34,13 @@ func (e *Engine) TopContainer(ctx context.Context, id, psArgs string) (*containe
 	}
 	slices.Sort(pids)
 	if psArgs != "" && psArgs != "-ef" {
-		return hostPS(ctx, psArgs, pids)
+		top, err := hostPS(ctx, psArgs, pids)
+		if err == nil {
+			e.containerEvent(c, events.ActionTop)
+		}
+		return top, err
 	}
+	e.containerEvent(c, events.ActionTop)
 	top := &container.TopResponse{Titles: []string{"UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"}, Processes: [][]string{}}
 	for _, pid := range pids {
 		if line, err := processLine(pid); err == nil { // else it has just ended
@@ -116,14 +122,18 @@ func bootTime() time.Time {
 // hostPS runs the host's ps and keeps the lines of the container's processes.
 func hostPS(ctx context.Context, psArgs string, pids []int) (*container.TopResponse, error) {
 	out, err := exec.CommandContext(ctx, "ps", strings.Fields(psArgs)...).Output()
+	if failed := (*exec.ExitError)(nil); errors.As(err, &failed) {
+		first, _, _ := strings.Cut(strings.TrimSpace(string(failed.Stderr)), "\n")
+		return nil, refuse("ps: %s", first)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("run ps %s on the host: %w%w", psArgs, err, noText{errdefs.ErrInvalidArgument})
+		return nil, fmt.Errorf("run ps %s on the host: %w", psArgs, err)
 	}
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 	top := &container.TopResponse{Titles: strings.Fields(lines[0]), Processes: [][]string{}}
 	column := slices.Index(top.Titles, "PID")
 	if column < 0 {
-		return nil, fmt.Errorf("couldn't find PID field in ps output%w", noText{errdefs.ErrInvalidArgument})
+		return nil, refuse("couldn't find PID field in ps output")
 	}
 	for _, line := range lines[1:] {
 		f := strings.Fields(line)

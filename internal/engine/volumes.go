@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -68,8 +69,11 @@ func (e *Engine) CreateVolume(ctx context.Context, r volume.CreateRequest) (*vol
 		return bad("driver options are not supported")
 	case r.ClusterVolumeSpec != nil:
 		return bad("cluster volumes are not supported")
-	case r.Name != "" && !volumeName.MatchString(r.Name):
-		return bad("letters, digits, _ . - are possible in a name")
+	}
+	if r.Name != "" {
+		if err := checkVolumeName(r.Name); err != nil {
+			return nil, err
+		}
 	}
 	v, err := e.ensureVolume(ctx, volumeRecord{Name: r.Name, Labels: r.Labels, Options: r.DriverOpts})
 	if err != nil {
@@ -162,6 +166,22 @@ func (e *Engine) ListVolumes(_ context.Context, filters map[string]map[string]bo
 		list.Volumes = append(list.Volumes, *e.describeVolume(v))
 	}
 	return list, nil
+}
+
+// volumeEvents tells that a run begins or ends to use each of the container's volumes, with docker's attributes.
+func (c *Container) volumeEvents(action events.Action) {
+	rec := c.view().record
+	for _, m := range c.engine.mountPoints(rec) {
+		if m.Type != mount.TypeVolume {
+			continue
+		}
+		attributes := map[string]string{"driver": "local", "container": c.ID}
+		if action == events.ActionMount {
+			attributes["destination"], attributes["propagation"] = m.Destination, string(m.Propagation)
+			attributes["read/write"] = strconv.FormatBool(m.RW)
+		}
+		c.engine.events.publish(events.VolumeEventType, action, m.Name, attributes)
+	}
 }
 
 // usedVolumes maps a volume's name to the containers that mount it.

@@ -167,14 +167,14 @@ func (s *server) containerUnpause(w *response, r *http.Request) error {
 func (s *server) containerRename(w *response, r *http.Request) error {
 	name := strings.TrimPrefix(r.URL.Query().Get("name"), "/")
 	if name == "" {
-		return badRequest("the new name of container %s is empty", r.PathValue("id"))
+		return badRequest("Neither old nor new names may be empty")
 	}
 	return w.noContent(s.backend.RenameContainer(whole(r), r.PathValue("id"), name))
 }
 
 func (s *server) containerUpdate(w *response, r *http.Request) error {
 	var u container.UpdateConfig
-	if err := readOptionalJSON(w, r, &u); err != nil {
+	if err := readJSON(w, r, &u); err != nil {
 		return err
 	}
 	if w.version < v(40) {

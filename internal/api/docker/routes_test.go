@@ -235,7 +235,7 @@ func TestRefused(t *testing.T) {
 		{"POST", "/containers/c1/stop?t=x", "", 400, `parameter t: "x" is not a whole number`},
 		{"POST", "/containers/c1/wait?condition=never", "", 400, `invalid condition: "never"`},
 		{"POST", "/containers/c1/resize?h=1&w=-1", "", 400, `invalid resize parameter w: "-1" is not a number from 0 to 65535`},
-		{"POST", "/containers/c1/rename", "", 400, "the new name of container c1 is empty"},
+		{"POST", "/containers/c1/rename", "", 400, "Neither old nor new names may be empty"},
 		{"POST", "/images/create", "", 400, "one of the parameters fromImage and fromSrc is needed"},
 		{"POST", "/images/create?fromImage=A:b", "", 400, `invalid reference "A:b": invalid reference format: repository name (library/A) must be lowercase`},
 		{"POST", "/images/a/tag", "", 400, "tag image a: the parameter repo is empty"},

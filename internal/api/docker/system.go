@@ -2,6 +2,7 @@ package docker
 
 import (
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"time"
@@ -31,6 +32,14 @@ func (s *server) ping(w *response, r *http.Request) error {
 func (s *server) versionInfo(w *response, r *http.Request) error {
 	info := s.backend.Version(r.Context())
 	info.APIVersion, info.MinAPIVersion = MaxAPIVersion, MinAPIVersion
+	if len(info.Components) > 0 { // docker's client shows these
+		details := maps.Clone(info.Components[0].Details)
+		if details == nil {
+			details = map[string]string{}
+		}
+		details["ApiVersion"], details["MinAPIVersion"] = MaxAPIVersion, MinAPIVersion
+		info.Components[0].Details = details
+	}
 	return w.json(http.StatusOK, info)
 }
 
@@ -58,7 +67,7 @@ func (s *server) events(w *response, r *http.Request) error {
 	if err := engine.CheckEventFilters(f); err != nil {
 		return err
 	}
-	if since.IsZero() {
+	if since.IsZero() && until.IsZero() {
 		since = came
 	}
 	media := types.MediaTypeJSON
