@@ -1,6 +1,7 @@
 package differential
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"maps"
@@ -16,7 +17,9 @@ import (
 type difference struct {
 	scenario string // "create/*"; the file and the name
 	step     string // "GET /containers/*/json": the verb and path as written, or "event"
-	field    string // "body.HostConfig.CpuCount", "status", "header.Content-Type"; of an event "docker: …" or "gantry: …"
+	field    string // "body.HostConfig.CpuCount", "status", "outcome" where one refuses; of an event "docker: …" or "gantry: …"
+	docker   string // what dockerd says, a pattern; "" is anything
+	gantry   string // what Gantry says, a pattern; "" is anything
 	reason   string
 }
 
@@ -31,7 +34,8 @@ func (f found) String() string {
 }
 
 func (d difference) matches(f found) bool {
-	return matches(d.scenario, f.scenario) && matches(d.step, f.step) && matches(d.field, f.field)
+	return matches(d.scenario, f.scenario) && matches(d.step, f.step) && matches(d.field, f.field) &&
+		(d.docker == "" || matches(d.docker, f.docker)) && (d.gantry == "" || matches(d.gantry, f.gantry))
 }
 
 var patterns sync.Map // pattern → *regexp.Regexp
@@ -58,19 +62,58 @@ func compare(scenario string, docker, gantry []record) (all []found) {
 	}
 	steps, events := split(docker)
 	ourSteps, ourEvents := split(gantry)
+	gone := map[string]bool{} // containers that one engine refused to make: what follows for them is not compared
 	for i := range max(len(steps), len(ourSteps)) {
+		if i < len(steps) && slices.ContainsFunc(containersOf(steps[i].label), func(name string) bool { return gone[name] }) {
+			continue
+		}
 		if i >= len(steps) || i >= len(ourSteps) {
 			all = append(all, found{scenario, "steps", "count", fmt.Sprint(len(steps)), fmt.Sprint(len(ourSteps))})
 			break
+		}
+		if outcome, ours := refusal(steps[i].value), refusal(ourSteps[i].value); (outcome == "") != (ours == "") {
+			all = append(all, found{scenario, steps[i].label, "outcome", cmp.Or(outcome, "(no error)"), cmp.Or(ours, "(no error)")})
+			if verb, name, _ := strings.Cut(steps[i].label, " "); verb == "create" || verb == "run" {
+				gone[name] = true
+			}
+			continue
 		}
 		differ("", steps[i].value, ourSteps[i].value, func(path, docker, gantry string) {
 			all = append(all, found{scenario, steps[i].label, path, docker, gantry})
 		})
 	}
 	for _, line := range diffLines(events, ourEvents) {
+		if gone[about(line)] {
+			continue
+		}
 		all = append(all, found{scenario: scenario, step: "event", field: line})
 	}
 	return all
+}
+
+// containersOf are the names of containers in a step's label: "create c", "GET /containers/$c/json".
+func containersOf(label string) []string {
+	verb, object, _ := strings.Cut(label, " ")
+	if verb == "create" || verb == "run" || verb == "start" {
+		return []string{object}
+	}
+	_, after, found := strings.Cut(object, "/containers/$")
+	name, _, _ := strings.Cut(after, "/")
+	if !found {
+		return nil
+	}
+	return []string{name}
+}
+
+// refusal is the status and message of an answer that is an error, or "".
+func refusal(value any) string {
+	answer, _ := value.(map[string]any)
+	status := fmt.Sprint(answer["status"])
+	if status < "400" {
+		return ""
+	}
+	body, _ := answer["body"].(map[string]any)
+	return strings.TrimSpace(fmt.Sprint(status, " ", cmp.Or[any](body["message"], compact(answer["body"]))))
 }
 
 // differ calls each for every place where two values differ.

@@ -20,6 +20,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"gantry/test/isolate"
 )
 
 // built is the directory of the whole suite: the binaries, and the directories of both engines.
@@ -28,17 +30,14 @@ var built string
 // both are the engines that all scenarios share: the reference, and ours.
 var both [2]*engine
 
+// TestMain runs the tests in namespaces, where whatever the engines leave ends with them.
 func TestMain(m *testing.M) {
-	code, err := 0, error(nil)
-	switch os.Getenv(stage) {
-	case "":
-		code, err = build()
-	case "init":
-		code, err = inside()
-	default:
-		built = os.Getenv("GANTRY_DIFFERENTIAL_DIR")
-		code, err = withEngines(m.Run)
+	isolate.Init()
+	run := build
+	if !isolate.Inside() {
+		run = func(*testing.M) (int, error) { return isolate.Run(os.Args, true) }
 	}
+	code, err := run(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = max(1, code)
@@ -46,17 +45,16 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// build builds the programs, then runs the tests in namespaces.
-func build() (code int, err error) {
-	dir, err := os.MkdirTemp("", "gd-")
-	if err != nil {
+// build builds the programs, then runs the tests.
+func build(m *testing.M) (code int, err error) {
+	if built, err = os.MkdirTemp("", "gd-"); err != nil {
 		return 1, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	defer func() { err = errors.Join(err, os.RemoveAll(built)) }()
 	for _, args := range [][]string{
 		{"run", "-C", "../..", "./internal/image/toolbox/mkimage", "-arch", goruntime.GOARCH, "-o", "internal/image/toolbox/embed/toolbox.tar"},
-		{"build", "-C", "../..", "-trimpath", "-o", dir, "./cmd/gantryd", "./cmd/containerd-shim-gantry-v1", "./cmd/toolbox"},
-		{"build", "-C", "../..", "-trimpath", "-ldflags", "-s -w -E main.entry", "-o", dir, "./cmd/gantry-init"},
+		{"build", "-C", "../..", "-trimpath", "-o", built, "./cmd/gantryd", "./cmd/containerd-shim-gantry-v1", "./cmd/toolbox"},
+		{"build", "-C", "../..", "-trimpath", "-ldflags", "-s -w -E main.entry", "-o", built, "./cmd/gantry-init"},
 	} {
 		build := exec.Command("go", args...)
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -64,7 +62,7 @@ func build() (code int, err error) {
 			return 1, fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
 		}
 	}
-	return outer(dir)
+	return withEngines(m.Run)
 }
 
 // engine is one of the two: a daemon with directories and a network namespace of its own.
@@ -247,6 +245,25 @@ func (e *engine) eventsUntil(ctx context.Context, last string) ([]json.RawMessag
 		case <-changed:
 		case <-ctx.Done():
 			return nil, fmt.Errorf("the event of %s never came", last)
+		}
+	}
+}
+
+// awaitEvent waits until an event after the first ones fulfils a condition.
+func (e *engine) awaitEvent(ctx context.Context, first int, holds func(string) bool) error {
+	for {
+		e.mu.Lock()
+		events, changed := e.events[first:], e.changed
+		e.mu.Unlock()
+		for _, event := range events {
+			if holds(string(event)) {
+				return nil
+			}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return errors.New("its event never came")
 		}
 	}
 }

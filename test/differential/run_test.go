@@ -23,7 +23,7 @@ import (
 // patience bounds each step; streamPatience bounds streams that a scenario left open.
 const (
 	patience       = 2 * time.Minute
-	streamPatience = 20 * time.Second
+	streamPatience = 3 * time.Second
 )
 
 // record is what one step got, in a form that compares.
@@ -67,6 +67,9 @@ func (e *engine) take(s scenario, prefix string) (records []record, err error) {
 	for _, collect := range p.waiting {
 		collect()
 	}
+	if err := p.settle(ctx, first); err != nil {
+		return nil, err
+	}
 	// What the engine does on its own after an answer, it has done when a later event is there.
 	marker := prefix + "marker"
 	if _, err := p.send(ctx, "POST", "/volumes/create", json.RawMessage(`{"Name":"`+marker+`"}`)); err != nil {
@@ -76,12 +79,94 @@ func (e *engine) take(s scenario, prefix string) (records []record, err error) {
 	if err != nil {
 		return nil, err
 	}
+	var lines []string
+	seen := map[string]bool{} // of health checks, which repeat
 	for _, event := range events[first:] {
 		if text := string(event); strings.Contains(text, prefix) || slices.ContainsFunc(slices.Collect(maps.Keys(p.ids)), func(id string) bool { return strings.Contains(text, id) }) {
-			p.records = append(p.records, record{label: "event", value: p.event(event)})
+			line := p.event(event)
+			if strings.HasPrefix(line, "container exec_") && strings.Contains(line, "execID=<hex>") && seen[line] {
+				continue
+			}
+			seen[line] = true
+			lines = append(lines, line)
 		}
 	}
+	slices.SortStableFunc(lines, func(a, b string) int { return strings.Compare(about(a), about(b)) })
+	for _, line := range sortRuns(lines) {
+		p.records = append(p.records, record{label: "event", value: line})
+	}
 	return p.records, nil
+}
+
+// settle waits for what follows an end that the scenario has seen: a rename waits for the engine's work on the container, and
+// an exec that has ended has an event of that.
+func (p *play) settle(ctx context.Context, first int) error {
+	for _, id := range p.containers {
+		text, err := p.send(ctx, "GET", "/containers/"+id+"/json", nil)
+		if err != nil {
+			return err
+		}
+		if name, found := lookup(parseJSON(text), []string{"Name"}).(string); found && strings.HasPrefix(name, "/") {
+			if _, err := p.send(ctx, "POST", "/containers/"+id+"/rename?name="+name[1:], nil); err != nil { // it has this name: refused
+				return err
+			}
+		}
+	}
+	for id := range p.ids {
+		if slices.Contains(p.containers, id) {
+			continue
+		}
+		text, err := p.send(ctx, "GET", "/exec/"+id+"/json", nil)
+		if err != nil {
+			return err
+		}
+		state := parseJSON(text)
+		if fmt.Sprint(lookup(state, []string{"Running"})) != "false" || fmt.Sprint(lookup(state, []string{"Pid"})) == "0" {
+			continue // it runs, or never did
+		}
+		short, cancel := context.WithTimeout(ctx, streamPatience)
+		err = p.engine.awaitEvent(short, first, func(event string) bool { return strings.Contains(event, "exec_die") && strings.Contains(event, id) })
+		cancel()
+		if err != nil {
+			return fmt.Errorf("the end of exec %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+var (
+	execOf      = regexp.MustCompile(`execID=<(\w+)>`)
+	containerOf = regexp.MustCompile(`<([a-z]\w*)>`)
+)
+
+// about tells which exec or container an event is about: those of different ones may come in any order.
+func about(line string) string {
+	if m := execOf.FindStringSubmatch(line); m != nil {
+		return m[1]
+	}
+	for _, m := range containerOf.FindAllStringSubmatch(line, -1) {
+		if m[1] != "hex" && m[1] != "time" {
+			return m[1]
+		}
+	}
+	return ""
+}
+
+// sortRuns sorts events of the same type and action that follow each other: dockerd mounts volumes in no order.
+func sortRuns(lines []string) []string {
+	kind := func(line string) string {
+		words := strings.SplitN(line, " ", 3)
+		return words[0] + " " + words[1]
+	}
+	for i := 0; i < len(lines); {
+		end := i + 1
+		for end < len(lines) && kind(lines[end]) == kind(lines[i]) {
+			end++
+		}
+		slices.Sort(lines[i:end])
+		i = end
+	}
+	return lines
 }
 
 // event is an event as one line: type, action, whom it is about, attributes.
@@ -97,6 +182,7 @@ func (p *play) event(raw json.RawMessage) string {
 		return err.Error()
 	}
 	words := []string{e.Type, e.Action, p.normalText(e.Actor.ID)}
+	delete(e.Actor.Attributes, "execDuration") // since Docker 23
 	for _, k := range slices.Sorted(maps.Keys(e.Actor.Attributes)) {
 		words = append(words, p.normalText(k+"="+e.Actor.Attributes[k]))
 	}
@@ -340,6 +426,9 @@ func (p *play) answer(s step, answer *http.Response, text []byte, err error) any
 	if len(text) == 0 || slices.Equal(s.show, []string{"-"}) {
 		return value
 	}
+	if answer.StatusCode >= 400 { // its words count
+		s.show = nil
+	}
 	value["body"] = p.body(s, answer.Header.Get("Content-Type"), text)
 	return value
 }
@@ -353,6 +442,11 @@ func (p *play) body(s step, media string, text []byte) any {
 		return p.normal("", output)
 	}
 	parsed := parseJSON(text)
+	if changes, isList := parsed.([]any); isList && strings.HasSuffix(s.label, "/changes") { // in no order
+		slices.SortFunc(changes, func(a, b any) int {
+			return strings.Compare(fmt.Sprint(lookup(a, []string{"Path"})), fmt.Sprint(lookup(b, []string{"Path"})))
+		})
+	}
 	if s.show == nil {
 		return p.normal("", parsed)
 	}
@@ -399,6 +493,9 @@ func lookup(v any, keys []string) any {
 			var all []any
 			for _, inner := range v {
 				all = append(all, lookup(inner, keys[1:]))
+			}
+			if len(keys) == 2 && keys[1] == "Name" { // of networks and volumes: they are in no order
+				slices.SortFunc(all, func(a, b any) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
 			}
 			return all
 		}
@@ -576,9 +673,8 @@ func (p *play) attach(ctx context.Context, s step, target, body string) error {
 	}
 	collect := func() {
 		defer conn.Close()
-		if s.background { // all that it waits for has happened
-			_ = conn.SetDeadline(time.Now().Add(streamPatience))
-		}
+		// All that it waits for has happened.
+		_ = conn.SetReadDeadline(time.Now().Add(streamPatience))
 		text, err := io.ReadAll(reader)
 		var late net.Error
 		if errors.As(err, &late) && late.Timeout() {
@@ -606,6 +702,8 @@ var (
 	timestamp = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)`)
 	longID    = regexp.MustCompile(`\b[0-9a-f]{64}\b`)
 	address   = regexp.MustCompile(`\b(172\.\d+|10\.\d+|192\.168)\.\d+\.\d+\b`)
+	sandbox   = regexp.MustCompile(`<engine>/run/netns/\w+|/proc/\d+/ns/net`)
+	madeUp    = regexp.MustCompile(`\bname=[a-z]+_[a-z]+\d?$|^/[a-z]+_[a-z]+\d?$`)
 	mac       = regexp.MustCompile(`\b02:42(:[0-9a-f]{2}){4}\b|\b[0-9a-f]{2}(:[0-9a-f]{2}){5}\b`)
 	age       = regexp.MustCompile(`(?i)\b(about )?(an?|\d+|less than a) (second|minute|hour|day|week|month|year)s?\b`)
 )
@@ -634,8 +732,15 @@ func (p *play) normalText(s string) string {
 		s = longID.ReplaceAllString(s, "<hex>")
 	}
 	s = address.ReplaceAllString(s, "<address>")
+	s = sandbox.ReplaceAllString(s, "<sandbox>")
+	s = madeUp.ReplaceAllString(s, "<made up>")
 	s = mac.ReplaceAllString(s, "<mac>")
 	return age.ReplaceAllString(s, "<age>")
+}
+
+// messageWords leaves the case and the quotes of an error's words out: both change from one version of dockerd to the next.
+func messageWords(s string) string {
+	return strings.NewReplacer(`"`, "", "'", "", "`", "").Replace(strings.ToLower(s))
 }
 
 // varying are numbers that differ from run to run; unordered are lists whose order means nothing.
@@ -648,6 +753,9 @@ var (
 func (p *play) normal(key string, v any) any {
 	switch v := v.(type) {
 	case string:
+		if key == "message" {
+			return messageWords(p.normalText(v))
+		}
 		if slices.Contains(varying, key) && v != "" && key != "Created" {
 			return "<" + key + ">"
 		}

@@ -80,7 +80,7 @@ var badRuns = []badRun{
 	{"swap below memory", []string{"-m", "64m", "--memory-swap", "32m", "toolbox", "true"}, 125, "swap"},
 	{"swap without memory", []string{"--memory-swap", "64m", "toolbox", "true"}, 125, "swap"},
 	{"swappiness", []string{"--memory-swappiness", "101", "toolbox", "true"}, 125, "101"},
-	{"too many processors", []string{"--cpus", "100000", "toolbox", "true"}, 125, "100000"},
+	{"too many processors", []string{"--cpus", "100000", "toolbox", "true"}, 125, "CPUs available"},
 	{"too little of a processor", []string{"--cpus", "0.0001", "toolbox", "true"}, 125, "0.0"},
 	{"both cpus and a quota", []string{"--cpus", "1", "--cpu-quota", "5000", "toolbox", "true"}, 125, "uota"},
 	{"period", []string{"--cpu-period", "7", "toolbox", "true"}, 125, "period"},

@@ -19,10 +19,9 @@ func TestLink(t *testing.T) {
 			}
 		}
 		hosts := func() string { return must(t, do("exec", "user", "cat", "/etc/hosts")) }
-		for _, name := range []string{"my-db", "store"} {
-			if !strings.Contains(hosts(), address+"\t"+name+"\n") {
-				t.Errorf("no %s in %s", name, hosts())
-			}
+		names := "\tmy-db " + must(t, do("inspect", "-f", "{{.Config.Hostname}}", "store")) + " store\n"
+		if !strings.Contains(hosts(), address+names) {
+			t.Errorf("no %q in %s", address+names, hosts())
 		}
 		if got := must(t, do("inspect", "-f", "{{.HostConfig.Links}}", "user")); got != "[/store:/user/my-db]" {
 			t.Errorf("inspect: %s", got)
@@ -36,7 +35,7 @@ func TestLink(t *testing.T) {
 		defer do("rm", "-f", "taker")
 		must(t, do("start", "store"))
 		now := must(t, do("inspect", "-f", "{{(index .NetworkSettings.Networks \"bridge\").IPAddress}}", "store"))
-		if now == address || !strings.Contains(hosts(), now+"\tmy-db\n") || strings.Contains(hosts(), address+"\t") {
+		if now == address || !strings.Contains(hosts(), now+names) || strings.Contains(hosts(), address+"\t") {
 			t.Errorf("at %s, then %s: %s", address, now, hosts())
 		}
 		for text, want := range map[string]string{"nobody": "nobody", "store:a b": "bad format"} {
