@@ -32,7 +32,7 @@ func TestEndWithoutSupervisor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer held.Close()
+	defer func() { _ = held.Close() }()
 	pidfd, err := unix.PidfdOpen(int(state.Pid), 0)
 	if err != nil {
 		t.Fatal(err)
