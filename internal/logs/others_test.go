@@ -122,7 +122,7 @@ func TestFullDisk(t *testing.T) {
 			if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
 				t.Fatal(err)
 			}
-			defer syscall.Unmount(dir, syscall.MNT_DETACH)
+			defer func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) }()
 			path := filepath.Join(dir, "log")
 			w := open(t, Options{Path: path})
 			line := strings.Repeat("x", 999) + "\n"

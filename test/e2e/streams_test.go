@@ -59,8 +59,8 @@ func TestStreamsEnd(t *testing.T) {
 			must(t, do(append(strings.Fields(c.create), "--name", "ending", "toolbox", "sleep", "1000")...))
 			defer do("rm", "-f", "ending")
 			path := c.path
-			if strings.Contains(path, "EXEC") {
-				path = strings.Replace(path, "EXEC", newExec(t, false), 1)
+			if before, after, found := strings.Cut(path, "EXEC"); found {
+				path = before + newExec(t, false) + after
 			}
 			answer := api(t, shared, c.method, path, c.body)
 			if answer.StatusCode != 200 {
