@@ -124,10 +124,10 @@ func hostPS(ctx context.Context, psArgs string, pids []int) (*container.TopRespo
 	out, err := exec.CommandContext(ctx, "ps", strings.Fields(psArgs)...).Output()
 	if failed := (*exec.ExitError)(nil); errors.As(err, &failed) {
 		first, _, _ := strings.Cut(strings.TrimSpace(string(failed.Stderr)), "\n")
-		return nil, refuse("ps: %s", first)
+		return nil, refuse("ps %s: %s", psArgs, strings.TrimSpace(strings.TrimPrefix(first, "error:")))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("run ps %s on the host: %w", psArgs, err)
+		return nil, refuse("run ps %s on the host: %w", psArgs, err)
 	}
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 	top := &container.TopResponse{Titles: strings.Fields(lines[0]), Processes: [][]string{}}

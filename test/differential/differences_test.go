@@ -97,6 +97,7 @@ var differences = []difference{
 	{"lifecycle/pause of a container that does not run", "*unpause", "body.message", "", `"container <c> is not running"`, "Gantry says why"},
 	{"lifecycle/kill with a signal that does not exist", "*", "body.message", "", `"the linux daemon does not support signal 99"`, "words of newer Docker"},
 	{"lifecycle/pause and unpause", "exec c", "*", "", "", "an exec without an id: another library's redirection"},
+	{"lifecycle/top", "*top", "body.message", `"ps: error: *`, `"ps nosuch: *`, "Gantry names the arguments"},
 	{"networks/an endpoint's settings", "create e", "body.message", "", "*multiple network endpoints*", "words of newer Docker"},
 	{"networks/ports that are none", "create *", "body.message", `"invalid port specification: *`, `"invalid port specification: *`, "the same meaning, and what was expected"},
 	{"networks/published ports", "start d", "body.message", `*port is already allocated"`, `*port is already allocated"`, "Gantry has no endpoint's id to tell"},

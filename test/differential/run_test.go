@@ -98,8 +98,8 @@ func (e *engine) take(s scenario, prefix string) (records []record, err error) {
 	return p.records, nil
 }
 
-// settle waits for what follows an end that the scenario has seen: a rename waits for the engine's work on the container, and
-// an exec that has ended has an event of that.
+// settle waits for what follows an end that the scenario has seen: a rename waits for the engine's work on the container; a
+// container that was removed and an exec that has ended have an event of that.
 func (p *play) settle(ctx context.Context, first int) error {
 	for _, id := range p.containers {
 		text, err := p.send(ctx, "GET", "/containers/"+id+"/json", nil)
@@ -110,6 +110,13 @@ func (p *play) settle(ctx context.Context, first int) error {
 			if _, err := p.send(ctx, "POST", "/containers/"+id+"/rename?name="+name[1:], nil); err != nil { // it has this name: refused
 				return err
 			}
+			continue
+		}
+		short, cancel := context.WithTimeout(ctx, streamPatience)
+		err = p.engine.awaitEvent(short, first, func(event string) bool { return strings.Contains(event, `"destroy"`) && strings.Contains(event, id) })
+		cancel()
+		if err != nil {
+			return fmt.Errorf("the removal of container %s: %w", id, err)
 		}
 	}
 	for id := range p.ids {
