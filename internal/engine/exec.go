@@ -162,7 +162,7 @@ func (x *execution) run(ctx context.Context, o ExecStart) (*net.UnixConn, error)
 	response, err := shim.Task.Start(ctx, &task.StartRequest{ID: c.ID, ExecID: x.ID})
 	conn := <-attached
 	if err != nil {
-		err = fmt.Errorf("OCI runtime exec failed: %w", native(err))
+		err = x.failure(err)
 	}
 	if err = errors.Join(err, conn.err); err != nil {
 		if conn.stream != nil {
@@ -205,9 +205,16 @@ func (x *execution) prepare(ctx context.Context, o ExecStart) error {
 		request.Stderr = ""
 	}
 	if _, err = shim.Task.Exec(ctx, request); err != nil {
-		return fmt.Errorf("OCI runtime exec failed: %w", native(err))
+		return x.failure(err)
 	}
 	return nil
+}
+
+// failure says what the supervisor tells of the process in the user's terms, and keeps its class.
+func (x *execution) failure(err error) error {
+	c := x.container
+	err = native(err)
+	return fmt.Errorf("OCI runtime exec failed: %s%w", userTerms(err.Error(), c.ID, c.view().record.Name, nil), noText{err})
 }
 
 // waits tells that the output waits for a client.

@@ -126,7 +126,7 @@ func TestExecErrors(t *testing.T) {
 		}{
 			{"-u nosuch refusing true", 126, "unable to find user nosuch: no matching entries in passwd file"},
 			{"-u 0:nosuch refusing true", 126, "unable to find group nosuch: no matching entries in group file"},
-			{"refusing no-such-program", 127, "executable file not found in $PATH"},
+			{"refusing no-such-program", 127, "exec in container refusing: exec: \"no-such-program\": executable file not found in $PATH"},
 		} {
 			r := do(append([]string{"exec"}, strings.Fields(c.args)...)...)
 			if r.code != c.code || r.out != "" || !strings.Contains(r.err, c.err) {
