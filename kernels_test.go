@@ -36,7 +36,7 @@ var newer = []struct {
 	{"6.3", `MFD_EXEC|MFD_NOEXEC_SEAL|F_SEAL_EXEC|PR_SET_MDWE|NFT_MSG_DESTROY|\.DestroySet|\.DestroyTable`, nil},
 	{"6.4", `PR_SET_MEMORY_MERGE`, nil},
 	{"6.5", `SCM_PIDFD|SO_PASSPIDFD|SO_PEERPIDFD|MOVE_MOUNT_BENEATH|SYS_CACHESTAT|\bCachestat\(`, nil},
-	{"6.5", `"memory\.swap\.peak"`, nil},
+	{"6.5", `"memory\.swap\.peak"`, map[string]string{"cgroup/stats_more.go": "TestOlderKernel"}},
 	{"6.6", `SYS_FCHMODAT2|Fchmodat\([^)]*AT_SYMLINK_NOFOLLOW|FSCONFIG_CMD_CREATE_EXCL|SYS_MAP_SHADOW_STACK`, nil},
 	{"6.7", `SYS_FUTEX_(WAKE|WAIT|REQUEUE)\b`, nil},
 	{"6.8", `SYS_STATMOUNT|SYS_LISTMOUNT|STATX_MNT_ID_UNIQUE|SYS_LSM_|"memory\.zswap\.writeback"`, nil},

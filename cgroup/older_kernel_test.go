@@ -25,6 +25,9 @@ func TestOlderKernel(t *testing.T) {
 	if err != nil || s.Memory.Usage != 5 || s.Memory.MaxUsage != 0 || s.Pids.Limit != 9 {
 		t.Errorf("statistics %+v, %v", s, err)
 	}
+	if more, err := g.MoreStats(); err != nil || more.SwapMax != 0 {
+		t.Errorf("more statistics %+v, %v", more, err)
+	}
 	for _, missing := range []setting{
 		{controller: "cpu", file: "cpu.idle", field: "cpu.idle", value: "1"},
 		{controller: "cpu", file: "cpu.max.burst", field: "cpu.burst", value: "1"},

@@ -10,6 +10,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"gantry/rawfile"
 )
 
 // WatchOOM sends a value each time that the group runs out of memory (v1) or a process of it is killed for that (v2), by
@@ -116,7 +118,9 @@ func changesOf(names ...string) func(ctx context.Context, dir string) (<-chan st
 		var files []*os.File
 		for _, name := range names {
 			path := filepath.Join(dir, name)
-			fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0) // nonblocking: for the runtime's poller
+			fd, err := rawfile.RetryValue(func() (int, error) { // nonblocking: for the runtime's poller
+				return unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+			})
 			if err == nil {
 				files = append(files, os.NewFile(uintptr(fd), path))
 				err = see(files[len(files)-1])

@@ -12,6 +12,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
+
+	"gantry/rawfile"
 )
 
 // Streams may leave out the directories of what they have: bin/hello without bin. Such a directory is implied. It is what
@@ -143,7 +145,9 @@ func (u *unpacker) imply(parent int, base string) error {
 	if err := unix.Mkdirat(parent, base, 0o700); err != nil {
 		return err
 	}
-	fd, err := unix.Openat(parent, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := rawfile.RetryValue(func() (int, error) {
+		return unix.Openat(parent, base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	})
 	if err != nil {
 		return err
 	}
@@ -271,7 +275,7 @@ func (u *unpacked) complete(below *lower) (again bool, err error) {
 	if u.unresolved {
 		return true, nil
 	}
-	root, err := unix.Open(u.fs(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	root, err := rawfile.RetryValue(func() (int, error) { return unix.Open(u.fs(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) })
 	if err != nil {
 		return false, &os.PathError{Op: "open", Path: u.fs(), Err: err}
 	}

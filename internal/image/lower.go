@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/oci/inroot"
+	"gantry/rawfile"
 )
 
 // lower is what the layers below a layer show together, as overlay would merge them. A layer that is unpacked onto it
@@ -21,7 +22,7 @@ type lower struct {
 func openLower(dirs []string) (*lower, error) {
 	l := &lower{}
 	for _, dir := range dirs {
-		fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		fd, err := rawfile.RetryValue(func() (int, error) { return unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) })
 		if err != nil {
 			l.close()
 			return nil, &os.PathError{Op: "open", Path: dir, Err: err}

@@ -104,8 +104,9 @@ func (s *scanner) look(pid int) bool {
 	}
 	text, _ := os.ReadFile(proc + "cgroup")
 	for line := range strings.Lines(string(text)) { // that of a second container is beside ours
-		if line = strings.TrimSpace(line); strings.Contains(line, "/..") && !strings.HasSuffix(line, "-second") {
-			s.found["a cgroup of the host"]++
+		line = strings.TrimSuffix(strings.TrimSpace(line), " (deleted)")
+		if strings.Contains(line, "/..") && !strings.HasSuffix(line, "-second") {
+			s.found["a cgroup of the host, "+line]++
 		}
 	}
 	s.descriptors(proc)
