@@ -91,15 +91,15 @@ func TestFormat(t *testing.T) {
 func TestLongLinesAreCut(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	w := open(t, Options{Path: path})
-	long := strings.Repeat("x", 2*maxLine+5) + "\n"
-	write(t, w, Stdout, long[:maxLine-1], noon)
-	write(t, w, Stdout, long[maxLine-1:], noon)
+	long := strings.Repeat("x", 2*MaxLine+5) + "\n"
+	write(t, w, Stdout, long[:MaxLine-1], noon)
+	write(t, w, Stdout, long[MaxLine-1:], noon)
 	all := collect(t, path, Query{Tail: -1})
 	var sizes []int
 	for _, e := range all {
 		sizes = append(sizes, len(e.Line))
 	}
-	if !reflect.DeepEqual(sizes, []int{maxLine, maxLine, 6}) || text(all) != long {
+	if !reflect.DeepEqual(sizes, []int{MaxLine, MaxLine, 6}) || text(all) != long {
 		t.Errorf("pieces of %v bytes", sizes)
 	}
 }

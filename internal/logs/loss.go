@@ -51,7 +51,7 @@ func (w *Writer) mark() {
 		return
 	}
 	w.check()
-	_ = w.append(nil) // it is tried again
+	_ = w.append(nil, nil) // it is tried again
 }
 
 // text is the line that stands in the log for those that were lost.

@@ -11,8 +11,25 @@ import (
 	"time"
 )
 
-// maxLine is how much of a line is logged as one entry; a longer line becomes several without a newline but the last.
-const maxLine = 16 << 10
+// MaxLine is how much of a line is logged as one entry; a longer line becomes several without a newline but the last.
+const MaxLine = 16 << 10
+
+// LineLen returns how many of the bytes at the beginning of a line become its first entry.
+func LineLen(b []byte) int {
+	if n := bytes.IndexByte(b[:min(len(b), MaxLine)], '\n') + 1; n > 0 {
+		return n
+	}
+	return min(len(b), MaxLine)
+}
+
+// Journal is told which bytes of a stream an append brings into the log, so that whoever comes after a crash neither loses
+// nor repeats a line.
+type Journal interface {
+	// Begin is called before the entries of the next n bytes are written to file from offset at on. They have length bytes.
+	Begin(n int64, file os.FileInfo, at, length int64)
+	// Done is called when the next n bytes are in the log, or counted as lost.
+	Done(n int64)
+}
 
 // Writer appends entries. It is safe for the two copying goroutines of one container.
 type Writer struct {
@@ -25,6 +42,8 @@ type Writer struct {
 	closed  bool
 	size    int64
 	buf     []byte // entries on their way into the file; empty between calls
+	raw     int64  // bytes of a stream that buf holds the entries of
+	journal [Stderr + 1]Journal
 	partial [Stderr + 1][]byte
 	lost    loss
 	retry   *time.Timer // writes the mark of a loss; nil before the first one
@@ -111,7 +130,7 @@ func (w *Writer) Write(s Stream, chunk []byte, at time.Time) error {
 		if n == 0 {
 			n, whole = len(chunk), false
 		}
-		if room := maxLine - len(held); n > room {
+		if room := MaxLine - len(held); n > room {
 			n, whole = room, true
 		}
 		line := chunk[:n]
@@ -120,7 +139,7 @@ func (w *Writer) Write(s Stream, chunk []byte, at time.Time) error {
 			line = append(held, line...)
 			w.partial[s] = line
 		}
-		if !whole && len(line) < maxLine {
+		if !whole && len(line) < MaxLine {
 			break
 		}
 		w.partial[s] = w.partial[s][:0]
@@ -131,7 +150,14 @@ func (w *Writer) Write(s Stream, chunk []byte, at time.Time) error {
 	if len(w.partial[s]) == 0 {
 		w.partial[s] = nil // an idle stream holds no memory
 	}
-	return firstOf(append(errs, w.flush()))
+	return firstOf(append(errs, w.flush(s)))
+}
+
+// SetJournal makes j follow what of a stream is in the log.
+func (w *Writer) SetJournal(s Stream, j Journal) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.journal[s] = j
 }
 
 // firstOf returns the first error: the lines of a chunk fail for the same reason.
@@ -154,7 +180,7 @@ func (w *Writer) Flush(s Stream) error {
 	}
 	w.partial[s] = nil
 	w.check()
-	return firstOf([]error{w.add(line, s, appendTime(nil, time.Now())), w.flush()})
+	return firstOf([]error{w.add(line, s, appendTime(nil, time.Now())), w.flush(s)})
 }
 
 // Close writes what is held back and closes the file.
@@ -169,7 +195,7 @@ func (w *Writer) Close() error {
 		w.retry.Stop()
 	}
 	if w.lost.lines > 0 {
-		if markErr := w.append(nil); markErr != nil {
+		if markErr := w.append(nil, nil); markErr != nil {
 			err = errors.Join(err, fmt.Errorf("the log's end lacks %d lines (%d bytes): %w", w.lost.lines, w.lost.bytes, markErr))
 		}
 	}
@@ -186,7 +212,7 @@ const flushAt = 64 << 10
 
 // buffers are shared by all logs: one that is idle holds none.
 var buffers = sync.Pool{New: func() any {
-	b := make([]byte, 0, flushAt+8*maxLine)
+	b := make([]byte, 0, flushAt+8*MaxLine)
 	return &b
 }}
 
@@ -200,7 +226,7 @@ func (w *Writer) add(line []byte, s Stream, when []byte) error {
 	if limit := w.options.MaxSize; limit > 0 && w.size+int64(len(w.buf)) > limit && w.size+int64(start) > 0 {
 		entry := append([]byte(nil), w.buf[start:]...)
 		w.buf = w.buf[:start]
-		if err = w.flush(); err == nil {
+		if err = w.flush(s); err == nil {
 			err = w.rotate() // a log that cannot be rotated goes on to grow
 		}
 		if w.buf == nil {
@@ -208,28 +234,32 @@ func (w *Writer) add(line []byte, s Stream, when []byte) error {
 		}
 		w.buf = append(w.buf, entry...)
 	}
+	w.raw += int64(len(line))
 	if len(w.buf) >= flushAt {
-		return firstOf([]error{err, w.flush()})
+		return firstOf([]error{err, w.flush(s)})
 	}
 	return err
 }
 
-// flush writes the entries. Those that cannot be written are lost.
-func (w *Writer) flush() error {
+// flush writes the entries, all of one stream. Those that cannot be written are lost.
+func (w *Writer) flush(s Stream) error {
 	if len(w.buf) == 0 {
 		return nil
 	}
 	defer func() {
+		if j := w.journal[s]; j != nil {
+			j.Done(w.raw)
+		}
 		b := w.buf[:0]
 		buffers.Put(&b)
-		w.buf = nil
+		w.buf, w.raw = nil, 0
 	}()
-	return w.append(w.buf)
+	return w.append(w.buf, w.journal[s])
 }
 
 // append writes entries, after the mark of what was lost before them. What part of an entry was written when an error
 // came is taken back.
-func (w *Writer) append(entries []byte) error {
+func (w *Writer) append(entries []byte, j Journal) error {
 	if w.closed {
 		return fmt.Errorf("write log: %w", os.ErrClosed)
 	}
@@ -243,6 +273,9 @@ func (w *Writer) append(entries []byte) error {
 	if w.lost.lines > 0 {
 		mark := appendEntry(nil, w.lost.text(), Stderr, w.attrs, appendTime(nil, time.Now()))
 		out, marked = append(mark, entries...), len(mark)
+	}
+	if j != nil {
+		j.Begin(w.raw, w.info, w.size+int64(marked), int64(len(entries)))
 	}
 	n, err := w.file.Write(out)
 	w.size += int64(n)

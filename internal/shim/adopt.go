@@ -8,11 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/logs"
+	"gantry/internal/shim/spool"
 	"gantry/oci"
 )
 
@@ -89,11 +91,17 @@ func (s *Server) adoptOne(ctx context.Context, id, file string) error {
 
 // removeFiles removes what stands in the supervisor's directory of a container.
 func (s *Server) removeFiles(id string) error {
-	return errors.Join(removeFile(s.path(id)+".stdout"), removeFile(s.path(id)+".stderr"), removeFile(s.path(id)+".json"))
+	path := s.path(id)
+	var errs []error
+	for _, stream := range []logs.Stream{logs.Stdout, logs.Stderr} {
+		errs = append(errs, removeFile(path+"."+stream.String()), removeFile(spoolPath(path, stream)))
+	}
+	return errors.Join(append(errs, removeFile(path+".json"))...)
 }
 
-// reopen goes on reading the FIFOs.
+// reopen logs what the dead supervisor had taken out of the FIFOs and not logged, and goes on reading them.
 func (p *process) reopen(path string) {
+	kept := p.recoverSpools(path)
 	for _, stream := range []logs.Stream{logs.Stdout, logs.Stderr} {
 		name := path + "." + stream.String()
 		f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
@@ -102,10 +110,44 @@ func (p *process) reopen(path string) {
 		}
 		p.fifos = append(p.fifos, name)
 		if err == nil {
-			err = p.streams.copy(stream, f)
+			err = p.streams.copy(stream, f, kept[stream])
 		}
 		if err != nil {
 			warn("reopen an output", err)
 		}
 	}
+}
+
+// recoverSpools takes over the spools. How far the log is must be known for both outputs before anything is appended.
+func (p *process) recoverSpools(path string) (kept [logs.Stderr + 1]*spool.Spool) {
+	for _, o := range []struct {
+		stream  logs.Stream
+		address string
+	}{{logs.Stdout, p.stdout}, {logs.Stderr, p.stderr}} {
+		w := p.streams.log(o.stream)
+		if w == nil {
+			continue
+		}
+		options, err := logs.ParseURI(o.address)
+		if err == nil {
+			kept[o.stream], err = spool.Recover(spoolPath(path, o.stream), options.Path, warn)
+		}
+		if err != nil {
+			warn("output is lost", err)
+			kept[o.stream] = spool.New(spoolPath(path, o.stream), warn)
+		}
+		p.keep(o.stream, w, kept[o.stream])
+	}
+	for stream, s := range kept {
+		if s == nil {
+			continue
+		}
+		err := s.Replay(func(b []byte) error {
+			return p.streams.log(logs.Stream(stream)).Write(logs.Stream(stream), b, time.Now())
+		})
+		if err != nil {
+			warn("output is lost", err)
+		}
+	}
+	return kept
 }

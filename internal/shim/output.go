@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gantry/internal/logs"
+	"gantry/internal/shim/spool"
 	"gantry/rawfile"
 )
 
@@ -21,6 +22,7 @@ type output struct {
 	conn    interface {
 		Read(func(uintptr) bool) error
 	}
+	spool  *spool.Spool // nil: the output is not kept
 	done   chan struct{}
 	mu     sync.Mutex // held while a buffer is under way
 	failed bool       // the sink failed and said so
@@ -33,6 +35,7 @@ var buffers = sync.Pool{New: func() any {
 
 func (o *output) run() {
 	defer close(o.done)
+	defer o.spool.Idle()
 	if !o.streams.terminal { // the close of a terminal is SIGHUP, even to a process that has only closed its side of it
 		defer func() { _ = o.file.Close() }()
 	}
@@ -62,11 +65,8 @@ func (o *output) read() (buf *[]byte, n int, err error) {
 	connErr := o.conn.Read(func(fd uintptr) bool {
 		o.mu.Lock()
 		b := buffers.Get().(*[]byte)
-		_ = rawfile.Retry(func() error {
-			n, err = unix.Read(int(fd), (*b)[headerSize:])
-			return err
-		})
-		if err == unix.EAGAIN {
+		if n, err = o.spool.Fill(int(fd), (*b)[headerSize:]); err == unix.EAGAIN {
+			o.spool.Idle()
 			buffers.Put(b)
 			o.mu.Unlock()
 			return false

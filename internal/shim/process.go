@@ -15,6 +15,7 @@ import (
 
 	"gantry/internal/logs"
 	"gantry/internal/shim/client"
+	"gantry/internal/shim/spool"
 	"gantry/oci"
 	"gantry/rawfile"
 )
@@ -29,6 +30,7 @@ type process struct {
 	stdin, stdout, stderr string // addresses
 	streams               *streams
 	fifos                 []string // paths to remove at the end
+	spools                []*spool.Spool
 
 	mu      sync.Mutex
 	spec    *specs.Process // of an exec that has not started
@@ -96,7 +98,12 @@ func (p *process) stdio(path string) (o oci.Stdio, err error) {
 			return o, err
 		}
 		*out.file = theirs
-		if err := s.copy(out.stream, ours); err != nil {
+		var kept *spool.Spool
+		if w := s.log(out.stream); w != nil && path != "" {
+			kept = spool.New(spoolPath(path, out.stream), warn)
+			p.keep(out.stream, w, kept)
+		}
+		if err := s.copy(out.stream, ours, kept); err != nil {
 			return o, errors.Join(err, ours.Close())
 		}
 	}
@@ -112,6 +119,17 @@ func (p *process) newOutput(path string, stream logs.Stream) (ours, theirs *os.F
 		p.fifos = append(p.fifos, name)
 	}
 	return ours, theirs, err
+}
+
+// spoolPath is where the spool of an output stands, beside its FIFO.
+func spoolPath(path string, stream logs.Stream) string {
+	return path + "." + stream.String() + ".spool"
+}
+
+// keep makes a spool follow the log of an output.
+func (p *process) keep(stream logs.Stream, w *logs.Writer, kept *spool.Spool) {
+	p.spools = append(p.spools, kept)
+	w.SetJournal(stream, kept)
 }
 
 func closeAll(files []*os.File) {
@@ -209,6 +227,11 @@ func (p *process) release() {
 	for _, path := range p.fifos {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			warn("remove a FIFO", err)
+		}
+	}
+	for _, kept := range p.spools {
+		if err := kept.Remove(); err != nil {
+			warn("remove a spool", err)
 		}
 	}
 }

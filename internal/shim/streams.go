@@ -15,6 +15,7 @@ import (
 
 	"gantry/internal/logs"
 	"gantry/internal/shim/client"
+	"gantry/internal/shim/spool"
 )
 
 // streams are the three standard streams of one process on our side, and who is attached to them.
@@ -224,16 +225,16 @@ func (s *streams) setConsole(master *os.File) error {
 	s.console = f
 	s.mu.Unlock()
 	s.setStdin(f)
-	return s.copy(logs.Stdout, f)
+	return s.copy(logs.Stdout, f, nil)
 }
 
-// copy begins to copy an output of the process.
-func (s *streams) copy(stream logs.Stream, from *os.File) error {
+// copy begins to copy an output of the process. It goes through kept, unless that is nil.
+func (s *streams) copy(stream logs.Stream, from *os.File, kept *spool.Spool) error {
 	conn, err := from.SyscallConn()
 	if err != nil {
 		return fmt.Errorf("read %s: %w", stream, err)
 	}
-	o := &output{streams: s, stream: stream, file: from, conn: conn, done: make(chan struct{})}
+	o := &output{streams: s, stream: stream, file: from, conn: conn, spool: kept, done: make(chan struct{})}
 	s.mu.Lock()
 	s.outputs = append(s.outputs, o)
 	s.mu.Unlock()
@@ -314,10 +315,18 @@ func (s *streams) finish(report func(error)) {
 	end()
 }
 
+// log is the log of a stream, or nil if nothing logs it.
+func (s *streams) log(stream logs.Stream) *logs.Writer {
+	if l, ok := s.sinks[stream].(logSink); ok {
+		return l.w
+	}
+	return nil
+}
+
 // flush writes held-back last lines to the logs.
 func (s *streams) flush(stream logs.Stream) error {
-	if l, ok := s.sinks[stream].(logSink); ok {
-		return l.w.Flush(stream)
+	if w := s.log(stream); w != nil {
+		return w.Flush(stream)
 	}
 	return nil
 }

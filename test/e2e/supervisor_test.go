@@ -245,3 +245,63 @@ func TestSupervisorAndEngineKilledDuringAStart(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestSupervisorKilledWhileLogging kills the supervisor, and sometimes the engine too, while a container prints numbered
+// lines: each is in the log once, in order.
+func TestSupervisorKilledWhileLogging(t *testing.T) {
+	d, err := startDaemon(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.logs(t)
+	id := must(t, command("gantry", d, "run", "-d", "--log-opt", "max-size=1g", "toolbox", "sh", "-c",
+		"i=0; while [ ! -e /tmp/stop ]; do echo line $i; i=$((i+1)); done; echo last $i"))
+	last := func() string { return strings.TrimSpace(command("gantry", d, "logs", "--tail", "1", id).out) }
+	for _, seed := range seeds(t, 8) {
+		what := fmt.Sprintf("seed %d", seed)
+		random := rand.New(rand.NewPCG(seed, 2))
+		before, moves := last(), false
+		for end := time.Now().Add(time.Minute); !moves && time.Now().Before(end); {
+			moves = last() != before
+		}
+		if !moves {
+			t.Fatalf("%s: nothing is logged after %q", what, before)
+		}
+		time.Sleep(time.Duration(random.IntN(20_000)) * time.Microsecond) // a random moment
+		kill := []func(){d.killSupervisor, func() { _ = d.kill() }}
+		switch first := random.IntN(2); random.IntN(3) {
+		case 0: // both
+			kill[first]()
+			kill[1-first]()
+			if err := d.start(); err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+		default:
+			d.killSupervisor()
+		}
+	}
+	stopped := result{code: 1}
+	for end := time.Now().Add(time.Minute); stopped.code != 0 && time.Now().Before(end); { // the next supervisor may not be there yet
+		stopped = command("gantry", d, "exec", id, "touch", "/tmp/stop")
+	}
+	must(t, stopped)
+	if code := must(t, command("gantry", d, "wait", id)); code != "0" {
+		t.Errorf("the container ended with %s", code)
+	}
+	lines := strings.Split(strings.TrimSuffix(command("gantry", d, "logs", id).out, "\n"), "\n")
+	for i, line := range lines[:len(lines)-1] {
+		if line != fmt.Sprintf("line %d", i) {
+			t.Fatalf("line %d of %d of the log is %q", i, len(lines), line)
+		}
+	}
+	if want := fmt.Sprintf("last %d", len(lines)-1); lines[len(lines)-1] != want {
+		t.Errorf("the log ends with %q, want %q", lines[len(lines)-1], want)
+	}
+	must(t, command("gantry", d, "rm", id))
+	if left := d.left(); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
+	if err := d.remove(); err != nil {
+		t.Error(err)
+	}
+}
