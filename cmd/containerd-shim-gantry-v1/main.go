@@ -29,6 +29,7 @@ func main() {
 	flag.StringVar(&config.Events, "events", "", "`SOCKET` of containerd's events service")
 	flag.DurationVar(&config.Idle, "idle", 3*time.Second, "end after this long without containers and connections")
 	readyFD := flag.Int("ready-fd", -1, "`DESCRIPTOR` to report the start on")
+	keptFD := flag.Int("kept-fd", -1, "`DESCRIPTOR` to receive from what the engine kept of an earlier supervisor")
 	showVersion := flag.Bool("version", false, "print the version")
 	flag.StringVar(&call.Address, "address", "", "`SOCKET` of containerd")
 	flag.StringVar(&call.ID, "id", "", "`ID` of the container")
@@ -46,18 +47,18 @@ func main() {
 		return
 	}
 	call.Namespace = config.Namespace
-	if err := dispatch(config, call, *readyFD); err != nil {
+	if err := dispatch(config, call, *readyFD, *keptFD); err != nil {
 		slog.Error("supervisor", "error", err)
 		os.Exit(1)
 	}
 }
 
-func dispatch(config shim.Config, call shim.Invocation, readyFD int) error {
+func dispatch(config shim.Config, call shim.Invocation, readyFD, keptFD int) error {
 	ctx := context.Background()
 	command := flag.Arg(0)
 	switch {
 	case flag.NArg() == 1 && command == "serve" && config.Dir != "" && config.Runtime != "":
-		return serve(config, readyFD)
+		return serve(config, readyFD, keptFD)
 	case flag.NArg() == 1 && command == "start":
 		address, err := call.Start(ctx)
 		if err == nil {
@@ -77,7 +78,7 @@ func dispatch(config shim.Config, call shim.Invocation, readyFD int) error {
 }
 
 // serve tells the starter on a descriptor, if it gave one, how it went.
-func serve(config shim.Config, readyFD int) error {
+func serve(config shim.Config, readyFD, keptFD int) error {
 	if err := spawn.SealSelf(); err != nil {
 		return err
 	}
@@ -90,6 +91,10 @@ func serve(config shim.Config, readyFD int) error {
 		slog.Warn("supervisor", "error", err)
 	}
 	defer leave()
+	if keptFD >= 0 {
+		unix.CloseOnExec(keptFD)
+		config.Kept = os.NewFile(uintptr(keptFD), "kept")
+	}
 	if readyFD < 0 {
 		return shim.Serve(context.Background(), config, func() error { return nil })
 	}

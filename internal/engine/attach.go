@@ -18,29 +18,44 @@ import (
 	"gantry/internal/shim/client"
 )
 
-// attachment is a stream to a container that may not have started yet: reads and writes wait for the start.
+// attachment is a stream to a container that may not have started yet: reads and writes wait for the start. If the supervisor
+// is killed, the stream goes on with the next one.
 type attachment struct {
+	engine  *Engine
 	request client.AttachRequest
+	tty     bool          // the stream has no frames
 	ready   chan struct{} // closed when conn or err is set
 	once    sync.Once
-	conn    *net.UnixConn
 	err     error  // io.EOF: nothing will come
 	forget  func() // nil, or takes it from the list of those who wait for a start
+
+	// Only Read uses these two.
+	frames  frameReader
+	message []byte // about a supervisor that was killed; not yet read
+
+	mu         sync.Mutex // guards what follows
+	conn       *net.UnixConn
+	old        *net.UnixConn // leads to a supervisor that was killed; Read has not seen its end
+	shim       *client.Shim  // where conn leads
+	inputEnded bool
+	closed     bool
 }
 
-func newAttachment(r client.AttachRequest) *attachment {
-	return &attachment{request: r, ready: make(chan struct{})}
+func (e *Engine) newAttachment(r client.AttachRequest, tty bool) *attachment {
+	return &attachment{engine: e, request: r, tty: tty, ready: make(chan struct{})}
 }
 
 // open connects the stream. A stream that its user has closed in the meantime stays closed.
-func (a *attachment) open(ctx context.Context, e *Engine) error {
-	conn, err := e.attachTo(ctx, a.request)
+func (a *attachment) open(ctx context.Context) error {
+	conn, shim, err := a.engine.attachTo(ctx, a.request)
 	if err != nil {
 		return fmt.Errorf("attach to container %s: %w", a.request.ID, err)
 	}
 	taken := false
 	a.once.Do(func() {
-		a.conn, taken = conn, true
+		a.mu.Lock()
+		a.conn, a.shim, taken = conn, shim, true
+		a.mu.Unlock()
 		close(a.ready)
 	})
 	if !taken {
@@ -60,20 +75,95 @@ func (a *attachment) fail(err error) {
 	})
 }
 
-func (a *attachment) Read(p []byte) (int, error) {
+// current is the connection, once there is one.
+func (a *attachment) current() (*net.UnixConn, error) {
 	<-a.ready
 	if a.err != nil {
-		return 0, a.err
+		return nil, a.err
 	}
-	return a.conn.Read(p)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.conn, nil
 }
 
-func (a *attachment) Write(p []byte) (int, error) {
-	<-a.ready
-	if a.err != nil {
-		return 0, io.ErrClosedPipe
+// reading is the connection to read from: first what a killed supervisor has sent.
+func (a *attachment) reading() (*net.UnixConn, error) {
+	conn, err := a.current()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.old != nil {
+		conn = a.old
 	}
-	return a.conn.Write(p)
+	return conn, err
+}
+
+func (a *attachment) Read(p []byte) (int, error) {
+	for {
+		if len(a.message) > 0 {
+			n := copy(p, a.message)
+			a.message = a.message[n:]
+			return n, nil
+		}
+		conn, err := a.reading()
+		if err != nil {
+			return 0, err
+		}
+		n, err := conn.Read(p)
+		if n > 0 || err == nil {
+			if !a.tty {
+				a.frames.pass(p[:n])
+			}
+			return n, nil
+		}
+		if !a.frames.isBetween() || !a.reattach(conn) {
+			return 0, err
+		}
+		a.mu.Lock()
+		a.old = nil
+		a.mu.Unlock()
+		_ = conn.Close()
+		a.message = lossMessage("the supervisor was killed and another one has taken over: input and output of this moment may be missing here; logs has the output", a.tty, a.request)
+	}
+}
+
+// reattach connects to the next supervisor if the one that conn led to was killed. The result is false if it was not, or
+// if there is nothing to connect to any more.
+func (a *attachment) reattach(conn *net.UnixConn) bool {
+	ctx := a.engine.ctx
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.closed:
+		return false
+	case a.conn != conn: // the other direction was faster
+		return true
+	case !isGone(ctx, a.shim):
+		return false
+	}
+	next, shim, err := a.engine.attachTo(ctx, a.request)
+	if err == nil && a.inputEnded {
+		err = next.CloseWrite()
+	}
+	if err != nil {
+		a.engine.log.Debug("attach to the next supervisor", "container", a.request.ID, "error", err)
+		return false
+	}
+	a.old, a.conn, a.shim = conn, next, shim
+	return true
+}
+
+func (a *attachment) Write(p []byte) (written int, err error) {
+	for {
+		conn, err := a.current()
+		if err != nil {
+			return written, io.ErrClosedPipe
+		}
+		n, err := conn.Write(p[written:])
+		written += n
+		if err == nil || !a.reattach(conn) {
+			return written, err
+		}
+	}
 }
 
 // CloseWrite ends the process's standard input.
@@ -82,6 +172,9 @@ func (a *attachment) CloseWrite() error {
 	if a.err != nil {
 		return nil
 	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.inputEnded = true
 	return a.conn.CloseWrite()
 }
 
@@ -89,6 +182,12 @@ func (a *attachment) Close() error {
 	a.fail(net.ErrClosed)
 	if a.forget != nil {
 		a.forget()
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.closed = true
+	if a.old != nil {
+		_ = a.old.Close()
 	}
 	if a.conn != nil {
 		return a.conn.Close()
@@ -120,9 +219,9 @@ func (e *Engine) AttachContainer(ctx context.Context, id string, o AttachOptions
 	if !o.Stream {
 		return &replay{Reader: past}, tty, nil
 	}
-	a := newAttachment(client.AttachRequest{ID: c.ID, Stdin: o.Stdin && v.record.Config.OpenStdin, Stdout: o.Stdout, Stderr: o.Stderr})
+	a := e.newAttachment(client.AttachRequest{ID: c.ID, Stdin: o.Stdin && v.record.Config.OpenStdin, Stdout: o.Stdout, Stderr: o.Stderr}, tty)
 	if v.phase.alive() {
-		if err := a.open(ctx, e); err != nil {
+		if err := a.open(ctx); err != nil {
 			return nil, false, err
 		}
 	} else {
@@ -146,7 +245,7 @@ func (c *Container) attachPending(ctx context.Context) error {
 	c.mu.Unlock()
 	var errs []error
 	for _, a := range pending {
-		if err := a.open(ctx, c.engine); err != nil {
+		if err := a.open(ctx); err != nil {
 			a.fail(err)
 			errs = append(errs, err)
 		}

@@ -60,6 +60,7 @@ type Engine struct {
 
 	shimMu sync.Mutex // guards shim
 	shim   *client.Shim
+	keeper client.Keeper // of what must outlive the supervisor
 
 	mu         sync.Mutex // guards what follows
 	containers map[string]*Container
@@ -137,6 +138,7 @@ func (e *Engine) Close() error {
 		errs = append(errs, shim.Close())
 	}
 	e.work.Wait()
+	e.keeper.Close()
 	if e.net != nil {
 		errs = append(errs, e.net.Close())
 	}

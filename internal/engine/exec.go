@@ -33,7 +33,7 @@ type execution struct {
 	ID        string
 	container *Container
 	request   container.ExecCreateRequest
-	prepared  chan error // has what came of prepare; nil: it is done at the start
+	prepared  chan preparation // has what came of prepare; nil: it is done at the start
 
 	mu      sync.Mutex // guards what follows
 	started bool
@@ -41,6 +41,7 @@ type execution struct {
 	code    *int
 	pid     int
 	ended   time.Time
+	lost    bool          // the supervisor was killed: code is unknownStatus
 	done    chan struct{} // closed when it has ended
 }
 
@@ -65,8 +66,11 @@ func (e *Engine) CreateExec(_ context.Context, id string, r container.ExecCreate
 	c.execs = append(c.execs, x.ID)
 	c.mu.Unlock()
 	if !r.Tty { // while the client says start; the size of a terminal comes with that
-		x.prepared = make(chan error, 1)
-		e.background(func(ctx context.Context) { x.prepared <- x.prepare(ctx, ExecStart{}) })
+		x.prepared = make(chan preparation, 1)
+		e.background(func(ctx context.Context) {
+			shim, err := x.prepare(ctx, ExecStart{})
+			x.prepared <- preparation{shim, err}
+		})
 	}
 	e.containerEvent(c, events.Action(fmt.Sprintf("%s: %s", events.ActionExecCreate, execLine(r.Cmd))), "execID", x.ID)
 	return x.ID, nil
@@ -119,10 +123,14 @@ func (e *Engine) StartExec(ctx context.Context, id string, o ExecStart) (s Strea
 		return nil, false, err
 	}
 	e.containerEvent(x.container, events.Action(fmt.Sprintf("%s: %s", events.ActionExecStart, execLine(x.request.Cmd))), "execID", x.ID)
-	conn, err := x.run(ctx, o)
+	conn, shim, err := x.run(ctx, o)
 	if isNotRunning(err) || err != nil && !x.container.view().phase.alive() { // it has ended since
 		x.finish(126)
 		return nil, false, fmt.Errorf("container %s is not running%w", x.container.ID, noText{errdefs.ErrConflict})
+	}
+	if lost(ctx, err) {
+		x.finish(unknownStatus)
+		return nil, false, fmt.Errorf("exec in container %s: the supervisor was killed while the command was started: whether it runs, and its exit status, are unknown%w", x.container.view().record.Name, noText{errdefs.ErrUnavailable})
 	}
 	if err != nil {
 		code := startExitCode(err)
@@ -136,27 +144,19 @@ func (e *Engine) StartExec(ctx context.Context, id string, o ExecStart) (s Strea
 		}
 		return message(err, o.TTY), o.TTY, nil
 	}
-	e.background(x.watch)
+	e.background(func(ctx context.Context) { x.watch(ctx, shim) })
 	if conn == nil {
 		return nil, o.TTY, nil
 	}
-	return reframe(&execStream{UnixConn: conn, done: x.done}, x.request.Tty, o.TTY), o.TTY, nil
+	return reframe(&execStream{UnixConn: conn, execution: x}, x.request.Tty, o.TTY), o.TTY, nil
 }
 
-// run makes the process and, unless detached, a stream to it that misses nothing.
-func (x *execution) run(ctx context.Context, o ExecStart) (*net.UnixConn, error) {
+// run makes the process and, unless detached, a stream to it that misses nothing; both are at the supervisor that it returns.
+func (x *execution) run(ctx context.Context, o ExecStart) (*net.UnixConn, *client.Shim, error) {
 	c := x.container
-	shim, err := c.engine.supervisor(ctx)
+	shim, err := x.awaitPrepared(ctx, o)
 	if err != nil {
-		return nil, err
-	}
-	if x.prepared == nil {
-		err = x.prepare(ctx, o)
-	} else {
-		err = <-x.prepared
-	}
-	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	attached := x.attach(ctx, shim, o)
 	response, err := shim.Task.Start(ctx, &task.StartRequest{ID: c.ID, ExecID: x.ID})
@@ -169,27 +169,45 @@ func (x *execution) run(ctx context.Context, o ExecStart) (*net.UnixConn, error)
 			_ = conn.stream.Close()
 		}
 		x.abandon(ctx, shim)
-		return nil, err
+		return nil, nil, err
 	}
 	x.mu.Lock()
 	x.running, x.pid = true, int(response.Pid)
 	x.mu.Unlock()
-	return conn.stream, nil
+	return conn.stream, shim, nil
 }
 
-// prepare tells the supervisor what the process will be.
-func (x *execution) prepare(ctx context.Context, o ExecStart) error {
-	shim, err := x.container.engine.supervisor(ctx)
-	if err != nil {
-		return err
+// preparation is what came of prepare.
+type preparation struct {
+	shim *client.Shim
+	err  error
+}
+
+// awaitPrepared returns the supervisor that knows what the process will be. It prepares again what was lost with a supervisor.
+func (x *execution) awaitPrepared(ctx context.Context, o ExecStart) (*client.Shim, error) {
+	if x.prepared == nil {
+		return x.prepare(ctx, o)
 	}
+	p := <-x.prepared
+	if p.err == nil {
+		select {
+		case <-p.shim.Closed():
+			return x.prepare(ctx, o)
+		default:
+		}
+	}
+	return p.shim, p.err
+}
+
+// prepare tells the supervisor, which it returns, what the process will be.
+func (x *execution) prepare(ctx context.Context, o ExecStart) (shim *client.Shim, err error) {
 	process, err := x.process(ctx, o)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	value, err := json.Marshal(process)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	request := &task.ExecProcessRequest{
 		ID: x.container.ID, ExecID: x.ID, Terminal: x.request.Tty, Stdout: "attach:", Stderr: "attach:",
@@ -204,10 +222,15 @@ func (x *execution) prepare(ctx context.Context, o ExecStart) error {
 	if x.request.Tty {
 		request.Stderr = ""
 	}
-	if _, err = shim.Task.Exec(ctx, request); err != nil {
-		return x.failure(err)
+	err = x.container.engine.call(ctx, func(s *client.Shim) error {
+		shim = s
+		_, err := s.Task.Exec(ctx, request)
+		return err
+	})
+	if err != nil {
+		return nil, x.failure(err)
 	}
-	return nil
+	return shim, nil
 }
 
 // failure says what the supervisor tells of the process in the user's terms, and keeps its class.
@@ -260,7 +283,7 @@ func (x *execution) abandon(ctx context.Context, shim *client.Shim) {
 
 func (x *execution) drop(ctx context.Context, shim *client.Shim) {
 	_, err := shim.Task.Delete(context.WithoutCancel(ctx), &task.DeleteRequest{ID: x.container.ID, ExecID: x.ID})
-	if err = native(err); err != nil && !errdefs.IsNotFound(err) {
+	if err = native(err); err != nil && !errdefs.IsNotFound(err) && !lost(ctx, err) {
 		x.container.engine.log.Warn("forget an exec", "exec", x.ID, "error", err)
 	}
 }
@@ -342,19 +365,17 @@ func mergeEnv(env, more []string, tty bool) []string {
 	return environment(c, start{})
 }
 
-// watch waits for the end of the process and forgets it in the supervisor.
-func (x *execution) watch(ctx context.Context) {
+// watch waits for the end of the process and forgets it in the supervisor. If the supervisor is killed, nobody learns the end.
+func (x *execution) watch(ctx context.Context, shim *client.Shim) {
 	c := x.container
 	code := unknownStatus
-	shim, err := c.engine.supervisor(ctx)
+	response, err := shim.Task.Wait(ctx, &task.WaitRequest{ID: c.ID, ExecID: x.ID})
 	if err == nil {
-		var response *task.WaitResponse
-		if response, err = shim.Task.Wait(ctx, &task.WaitRequest{ID: c.ID, ExecID: x.ID}); err == nil {
-			code = int(response.ExitStatus)
-		}
-	}
-	if ctx.Err() != nil {
-		code = unknownStatus
+		code = int(response.ExitStatus)
+	} else if lost(ctx, err) {
+		x.mu.Lock()
+		x.lost = true
+		x.mu.Unlock()
 	}
 	x.finish(code) // who waits for it need not wait for what follows
 	if err == nil {
@@ -442,19 +463,47 @@ func (e *Engine) ResizeExec(ctx context.Context, id string, height, width uint) 
 	return e.resize(ctx, x.container.ID, x.ID, height, width)
 }
 
-// execStream ends only when the exit code is known, since clients ask for it next.
+// execStream ends only when the exit code is known, since clients ask for it next, or known to be unknown.
 type execStream struct {
 	*net.UnixConn
-	done <-chan struct{}
+	execution *execution
+	frames    frameReader
+	over      bool
+	message   []byte // the last output
 }
 
 func (s *execStream) Read(p []byte) (int, error) {
-	n, err := s.UnixConn.Read(p)
-	if err == io.EOF {
-		<-s.done
+	x := s.execution
+	if !s.over {
+		n, err := s.UnixConn.Read(p)
+		if n > 0 || err == nil {
+			if !x.request.Tty {
+				s.frames.pass(p[:n])
+			}
+			return n, nil
+		}
+		<-x.done
+		x.mu.Lock()
+		isLost := x.lost
+		x.mu.Unlock()
+		if !isLost {
+			return 0, err
+		}
+		s.over = true
+		if s.frames.isBetween() {
+			s.message = lossMessage(lostExec, x.request.Tty, client.AttachRequest{Stdout: x.request.AttachStdout, Stderr: x.request.AttachStderr})
+		}
 	}
-	return n, err
+	if len(s.message) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p, s.message)
+	s.message = s.message[n:]
+	return n, nil
 }
+
+// lostExec is the end of the stream of an execution whose supervisor was killed.
+const lostExec = "the supervisor was killed: the exit status of this command is unknown, and its output from now on is lost; the container goes on"
 
 // messageStream delivers one message to a client that waits for output.
 type messageStream struct{ io.Reader }

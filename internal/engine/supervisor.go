@@ -35,14 +35,19 @@ func (e *Engine) supervisor(ctx context.Context) (*client.Shim, error) {
 	if e.ctx.Err() != nil {
 		return nil, fmt.Errorf("the engine is closing: %w", e.ctx.Err())
 	}
+	e.keeper.Await(ctx)
 	shim, _, err := client.Connect(ctx, client.Options{
 		Binary:    e.o.Shim,
 		Namespace: "gantry",
 		Dir:       filepath.Join(e.o.Run, "shim"),
 		Runtime:   filepath.Join(e.o.Run, "runtime"),
+		Keeper:    &e.keeper,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reach the supervisor: %w", err)
+	}
+	if err := e.keeper.Keep(e.ctx, shim); err != nil && !severed(err) {
+		e.log.Warn("terminals and inputs of containers would end with the supervisor", "error", err)
 	}
 	e.shim = shim
 	return shim, nil
@@ -172,16 +177,16 @@ func severed(err error) bool {
 	return errors.Is(err, ttrpc.ErrClosed) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &broken)
 }
 
-// attachTo opens a stream to a process.
-func (e *Engine) attachTo(ctx context.Context, r client.AttachRequest) (*net.UnixConn, error) {
+// attachTo opens a stream to a process, and says at which supervisor.
+func (e *Engine) attachTo(ctx context.Context, r client.AttachRequest) (*net.UnixConn, *client.Shim, error) {
 	for attempt := 1; ; attempt++ {
 		shim, err := e.supervisor(ctx)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		conn, err := shim.Attach(ctx, r)
 		if !severed(err) || ctx.Err() != nil || attempt == maxSupervisors {
-			return conn, err
+			return conn, shim, err
 		}
 		awaitLoss(ctx, shim)
 	}

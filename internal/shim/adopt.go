@@ -19,8 +19,9 @@ import (
 )
 
 // adopt takes over the containers of a supervisor that died. Their output goes on through their FIFOs. What that
-// supervisor had begun to create and not finished is deleted: nobody was told of it.
-func (s *Server) adopt(ctx context.Context) {
+// supervisor had begun to create and not finished is deleted: nobody was told of it. adopt takes out of kept, by the ids of
+// containers, what it uses.
+func (s *Server) adopt(ctx context.Context, kept map[string]kept) {
 	if err := s.runtime.RemoveLeftovers(); err != nil {
 		warn("remove what is left of deleted containers", err)
 	}
@@ -30,13 +31,13 @@ func (s *Server) adopt(ctx context.Context) {
 	}
 	for _, file := range files {
 		id := strings.TrimSuffix(filepath.Base(file), ".json")
-		if err := s.adoptOne(ctx, id, file); err != nil {
+		if err := s.adoptOne(ctx, id, file, kept); err != nil {
 			warn("take over container "+id, err)
 		}
 	}
 }
 
-func (s *Server) adoptOne(ctx context.Context, id, file string) error {
+func (s *Server) adoptOne(ctx context.Context, id, file string, kept map[string]kept) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return err
@@ -63,10 +64,23 @@ func (s *Server) adoptOne(ctx context.Context, id, file string) error {
 	}
 	p := &process{terminal: a.Terminal, stdin: a.Stdin, stdout: a.Stdout, stderr: a.Stderr, exited: make(chan struct{})}
 	p.started = state.Status != specs.StateCreated
-	if p.streams, err = newStreams(a.Terminal, "", a.Stdout, a.Stderr); err != nil {
+	if p.streams, err = newStreams(a.Terminal, a.Stdin, a.Stdout, a.Stderr); err != nil {
 		return err
 	}
-	p.streams.setStdin(nil)
+	p.streams.keep = s.keeping.of(id)
+	k, isKept := kept[id]
+	switch want := kindOf(a.Terminal); {
+	case !isKept || k.kind != want:
+		p.streams.setStdin(nil)
+	case a.Terminal:
+		delete(kept, id)
+		if err := p.streams.setConsole(k.file); err != nil {
+			return err
+		}
+	default:
+		delete(kept, id)
+		p.streams.setStdin(k.file)
+	}
 	c := &container{id: id, bundle: a.Bundle, server: s, oci: made, init: p, options: a.Options, killRest: !ownPIDs(spec), paused: state.Status == oci.StatePaused}
 	if !a.Terminal {
 		p.reopen(s.path(id))

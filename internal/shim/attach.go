@@ -60,6 +60,9 @@ func (s *Server) attach(conn *net.UnixConn) error {
 	if r.Query == client.QueryOOM {
 		return s.tellOOM(conn)
 	}
+	if r.Query == client.QueryKeep {
+		return s.keeping.serve(conn)
+	}
 	_, p, err := s.find(r.ID, r.ExecID)
 	switch {
 	case err != nil:

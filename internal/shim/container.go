@@ -73,6 +73,7 @@ func (s *Server) create(ctx context.Context, r *task.CreateTaskRequest) (_ *cont
 	if p.streams, err = newStreams(r.Terminal, r.Stdin, r.Stdout, r.Stderr); err != nil {
 		return nil, err
 	}
+	p.streams.keep = s.keeping.of(r.ID)
 	path := s.path(r.ID)
 	o := oci.CreateOptions{Bundle: r.Bundle, Spec: spec, NoPivot: options.noPivot, NoNewKeyring: options.noNewKeyring}
 	defer func() {

@@ -37,6 +37,7 @@ type Config struct {
 	Runtime   string        // state directory of the oci package
 	Events    string        // socket of containerd's events service; "": events go nowhere
 	Idle      time.Duration // with neither containers nor connections it ends after this long
+	Kept      *os.File      // nil, or a socket by which what was kept of an earlier supervisor comes; Serve closes it
 }
 
 // Server is a supervisor.
@@ -44,6 +45,7 @@ type Server struct {
 	config  Config
 	runtime *oci.Runtime
 	events  *publisher
+	keeping keeping
 
 	placing sync.Mutex // guards placed
 	placed  string     // the cgroup that option shim_cgroup has named; "": none has
@@ -113,7 +115,11 @@ func Serve(ctx context.Context, config Config, ready func() error) (err error) {
 	s.events = newPublisher(config)
 	work.Go(func() { s.events.run(background) })
 	work.Go(func() { s.reapOrphans(background) })
-	s.adopt(background)
+	kept := receiveKept(config.Kept)
+	s.adopt(background, kept)
+	for _, k := range kept { // of containers that are gone
+		_ = k.file.Close()
+	}
 	s.mu.Lock()
 	s.idle = time.AfterFunc(10*time.Second, s.endIdle) // time for the first connection
 	s.mu.Unlock()

@@ -27,10 +27,12 @@ type streams struct {
 	terminal bool
 	sinks    [logs.Stderr + 1]sink // nil: no log
 	opened   []sink                // each once
+	keep     keep                  // nil: nothing outlives the supervisor
 
 	mu      sync.Mutex
 	stdin   *os.File // write end, or the terminal's master; nil: none, or closed
 	console *os.File // the terminal's master
+	drop    func()   // called before stdin or console is closed
 	clients []*attached
 	drained bool // the process has ended: no output waits for a client any more
 	ended   bool
@@ -68,7 +70,7 @@ const headerSize = 8
 
 // newStreams opens where the output goes. The addresses are those of package client.
 func newStreams(terminal bool, stdin, stdout, stderr string) (_ *streams, err error) {
-	s := &streams{terminal: terminal, ready: make(chan struct{}), done: make(chan struct{}), once: stdin == "attach:?once", unhold: func() {}}
+	s := &streams{terminal: terminal, ready: make(chan struct{}), done: make(chan struct{}), once: stdin == "attach:?once", unhold: func() {}, drop: func() {}}
 	if stdout == client.AttachWait || stderr == client.AttachWait {
 		s.held = make(chan struct{})
 		s.unhold = sync.OnceFunc(func() { close(s.held) })
@@ -131,6 +133,9 @@ func (s *streams) endSinks() error {
 func (s *streams) setStdin(f *os.File) {
 	s.mu.Lock()
 	s.stdin = f
+	if f != nil && s.keep != nil {
+		s.drop = s.keep(kindOf(s.terminal), f)
+	}
 	s.mu.Unlock()
 	s.isReady.Do(func() { close(s.ready) })
 }
@@ -185,6 +190,7 @@ func (s *streams) closeStdin() {
 	}
 	s.mu.Unlock()
 	if f != nil {
+		s.drop()
 		_ = f.Close()
 	}
 }
@@ -283,6 +289,7 @@ func (s *streams) finish(report func(error)) {
 		c.finish()
 	}
 	if stdin != nil && !s.terminal {
+		s.drop()
 		_ = stdin.Close()
 	}
 	end := func() {
@@ -291,6 +298,7 @@ func (s *streams) finish(report func(error)) {
 		s.stdin, s.console = nil, nil
 		s.mu.Unlock()
 		if console != nil {
+			s.drop()
 			_ = console.Close()
 		}
 		if err := s.endSinks(); err != nil {

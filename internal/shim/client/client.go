@@ -20,7 +20,7 @@
 // supervisor closes. A client that reads slowly slows the container down as a slow terminal would; one that does not
 // read is cut off, with a message as its last output (docs/decisions/016-clients-that-do-not-read.md). With "query":"exit"
 // the answer is all, and says how the process ended; with "query":"list" it has the ids of all containers. With "query":"oom"
-// see WatchOOM.
+// see WatchOOM, with "query":"keep" see Keeper.
 package client
 
 import (
@@ -63,7 +63,7 @@ type AttachRequest struct {
 	Stdin  bool   `json:"stdin,omitempty"`
 	Stdout bool   `json:"stdout,omitempty"`
 	Stderr bool   `json:"stderr,omitempty"`
-	Query  string `json:"query,omitempty"` // "", QueryExit, QueryList or QueryOOM
+	Query  string `json:"query,omitempty"` // "", QueryExit, QueryList, QueryOOM or QueryKeep
 }
 
 // AttachReply is the answer's line.
@@ -86,6 +86,7 @@ type Options struct {
 	// Events, if set, is a ttrpc address (path of a socket) of containerd.services.events.ttrpc.v1.Events, which the
 	// supervisor forwards its task events to (TaskExit, TaskOOM, …) and retries while nobody listens.
 	Events string
+	Keeper *Keeper // nil, or what an earlier supervisor left, for one that has to be started
 }
 
 // Shim is a connection to a running supervisor. It is safe for concurrent use.

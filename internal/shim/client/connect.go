@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -101,9 +102,18 @@ func start(ctx context.Context, o Options) error {
 	cmd.Dir = "/"
 	cmd.Stderr = log
 	cmd.ExtraFiles = []*os.File{theirs}
+	kept, handOver, err := o.Keeper.handOver()
+	if err != nil {
+		return errors.Join(fmt.Errorf("hand over what was kept for it: %w", err), theirs.Close())
+	}
+	if kept != nil {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, kept)
+		cmd.Args = slices.Insert(cmd.Args, 1, "-kept-fd", "4")
+	}
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 	err = cmd.Start()
 	_ = theirs.Close()
+	handOver()
 	if err != nil {
 		return err
 	}
