@@ -122,7 +122,7 @@ func (a *attachment) Read(p []byte) (int, error) {
 		a.old = nil
 		a.mu.Unlock()
 		_ = conn.Close()
-		a.message = lossMessage("the supervisor was killed and another one has taken over: input and output of this moment may be missing here; logs has the output", a.tty, a.request)
+		a.message = lossMessage("the supervisor was killed and another one has taken over: input and output of this moment may be missing here", a.tty, a.request)
 	}
 }
 

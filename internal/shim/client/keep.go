@@ -183,6 +183,8 @@ func (c keepConn) close() {
 }
 
 func (k *Keeper) sync(ctx context.Context, s *Shim) (c keepConn, set *keptSet, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second) // a supervisor that is stopped must not stop its engine for ever
+	defer cancel()
 	conn, _, err := s.ask(ctx, AttachRequest{Query: QueryKeep})
 	if err != nil {
 		return c, nil, fmt.Errorf("keep descriptors for the supervisor: %w", err)
