@@ -182,7 +182,7 @@ func eachClient(t *testing.T, test func(t *testing.T, name string)) {
 }
 
 // TestTerminalOutlivesSupervisor kills the supervisor of a shell: the shell goes on, and whoever is attached, or attaches
-// later, types to it. The terminal's output is logged without a gap.
+// later, types to it, and the answers are logged.
 func TestTerminalOutlivesSupervisor(t *testing.T) {
 	d, err := startDaemon(t.TempDir())
 	if err != nil {
