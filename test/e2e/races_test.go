@@ -117,16 +117,18 @@ func TestRacesOnOneContainer(t *testing.T) {
 			pids = processes(said.ID)
 			return !said.State.Paused && (state == "restarting" || said.State.Running == (len(pids) > 0))
 		}
+		agreed := agree()
 		for range 1500 {
-			if agree() {
+			if agreed {
 				break
 			}
 			time.Sleep(20 * time.Millisecond)
+			agreed = agree()
 		}
 		switch {
 		case gone:
 			return
-		case !agree():
+		case !agreed:
 			t.Errorf("%s: %+v, but the processes are %q", what, said.State, pids)
 		}
 		if status, body, err := operations["rm -f"](); status >= 300 || err != nil {

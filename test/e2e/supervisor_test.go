@@ -145,7 +145,7 @@ func (k *killing) check(t *testing.T, what string) {
 		said, pids = strings.TrimSpace(command("gantry", k.daemon, "inspect", "-f", "{{.State.Running}}", k.id).out), processes(k.id)
 		return (said == "true") == (len(pids) > 0)
 	}
-	for range 100 { // a terminal dies with the supervisor, which is told in its time
+	for range 1500 { // an end is recorded in its time
 		if agree() {
 			return
 		}
