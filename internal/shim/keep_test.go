@@ -181,7 +181,7 @@ func TestInputIsKeptUntilItsEnd(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer held.Close()
+			defer func() { _ = held.Close() }()
 			eventually(t, "the input is kept", func() bool { return open(t, os.Getpid(), "pipe:") == before+1 })
 			h.replace()
 			h.replace()
