@@ -53,7 +53,7 @@ func (c *Container) exec(rec *record, process *specs.Process, o ExecOptions) (*s
 	case status == specs.StateCreating:
 		return nil, errors.New("it is being created")
 	case status == StatePaused && !o.IgnorePaused:
-		return nil, errors.New("cannot exec in a paused container: resume it first")
+		return nil, ErrPaused
 	}
 	return whileEnding(rec, func() (*spawn.Process, error) { return c.enter(rec, process, o) })
 }

@@ -292,6 +292,9 @@ func (rec *record) hookState(status specs.ContainerState) specs.State {
 // ErrStarted is wrapped by the error of a start whose program has been executed before.
 var ErrStarted = errors.New("it has been started")
 
+// ErrPaused is wrapped by errors of an exec in a paused container.
+var ErrPaused = errors.New("cannot exec in a paused container: resume it first")
+
 // ErrNotRunning is wrapped by errors of what needs a living process.
 var ErrNotRunning = errors.New("container not running")
 

@@ -124,6 +124,10 @@ func (e *Engine) StartExec(ctx context.Context, id string, o ExecStart) (s Strea
 	}
 	e.containerEvent(x.container, events.Action(fmt.Sprintf("%s: %s", events.ActionExecStart, execLine(x.request.Cmd))), "execID", x.ID)
 	conn, shim, err := x.run(ctx, o)
+	if errdefs.IsFailedPrecondition(err) && x.container.view().phase.alive() { // it is being paused, or about to end
+		x.finish(126)
+		return nil, false, fmt.Errorf("%s%w", err.Error(), noText{errdefs.ErrConflict})
+	}
 	if isNotRunning(err) || err != nil && !x.container.view().phase.alive() { // it has ended since
 		x.finish(126)
 		return nil, false, fmt.Errorf("container %s is not running%w", x.container.ID, noText{errdefs.ErrConflict})

@@ -203,7 +203,7 @@ func classify(ctx context.Context, unmarshal ttrpc.Unmarshaler, _ *ttrpc.UnarySe
 	switch {
 	case err == nil:
 		return response, nil
-	case errors.Is(err, oci.ErrNotRunning) && !errdefs.IsFailedPrecondition(err):
+	case (errors.Is(err, oci.ErrNotRunning) || errors.Is(err, oci.ErrPaused)) && !errdefs.IsFailedPrecondition(err):
 		err = fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
 	}
 	return nil, errgrpc.ToGRPC(err)
