@@ -255,7 +255,7 @@ func (p *process) signal(sig unix.Signal) error {
 			err = sendErr
 		}
 	}
-	if err == unix.ESRCH || errors.Is(err, os.ErrClosed) {
+	if err == unix.ESRCH || err != nil && p.hasExited() { // its pidfd is closed after its end
 		return gone
 	}
 	if err != nil {
