@@ -47,7 +47,7 @@ func inside(t *testing.T, dirs []string, command string) *exec.Cmd {
 	return cmd
 }
 
-// TestWatchOOM: the kernel tells that a process was killed while others live on.
+// TestWatchOOM: the kernel reports that it killed a process while others live on.
 func TestWatchOOM(t *testing.T) {
 	g := testGroup(t, &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(16 << 20)), Swap: ptr(int64(16 << 20))}})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -88,7 +88,7 @@ func TestChangesOf(t *testing.T) {
 	}
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
-	if !comes(t, changes) { // not any more
+	if !comes(t, changes) { // no longer
 		t.Error("the watch ended")
 	}
 	cancel()

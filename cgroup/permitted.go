@@ -79,7 +79,7 @@ func withoutDevices(res *specs.LinuxResources) *specs.LinuxResources {
 	return &own
 }
 
-// permits tells whether this process may make a group: it may write to the deepest directory above it that is there.
+// permits reports whether this process may make a group: it may write to the deepest directory above it that is there.
 func (t *hierarchy) permits(path string) (bool, error) {
 	for dir := filepath.Dir(filepath.Join(t.mount, path)); ; dir = filepath.Dir(dir) {
 		err := unix.Access(dir, unix.W_OK)

@@ -133,7 +133,7 @@ func processLimit(list []specs.POSIXRlimit) *unix.Rlimit {
 	return nil
 }
 
-// allowsAppearing tells whether a filter lets through what is called from where it is installed to the execve.
+// allowsAppearing reports whether a filter lets through what is called from where it is installed to the execve.
 func (b *builder) allowsAppearing(program *seccomp.Program) bool {
 	calls := []struct {
 		number uintptr

@@ -53,7 +53,7 @@ func (b *builder) heedSignals(free int) error {
 	return nil
 }
 
-// allowsWait tells whether a filter lets through what awaitStart calls, whatever the arguments.
+// allowsWait reports whether a filter lets through what awaitStart calls, whatever the arguments.
 func allowsWait(profile *specs.LinuxSeccomp) bool {
 	for _, call := range []string{"ppoll", "read", "rt_sigprocmask", "exit_group"} {
 		allowed := profile.DefaultAction == specs.ActAllow

@@ -37,7 +37,7 @@ func (b *builder) bindInOrder(i int, m specs.Mount, o mountOptions) error {
 	return nil
 }
 
-// mountedAround tells whether one of the mounts is at, above or below a path.
+// mountedAround reports whether one of the mounts is at, above or below a path.
 func (b *builder) mountedAround(path string, mounts []specs.Mount) bool {
 	for _, m := range mounts {
 		at := b.destination(m)

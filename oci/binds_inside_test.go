@@ -55,7 +55,7 @@ func TestBindsOfEarlierMounts(t *testing.T) {
 	}
 }
 
-// mapsIDs tells whether the file system of a directory can be mounted with mapped ids.
+// mapsIDs reports whether the file system of a directory can be mounted with mapped ids.
 func mapsIDs(t *testing.T, dir string) bool {
 	t.Helper()
 	fd, err := (&builder{}).cloneTree(dir, false)

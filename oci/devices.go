@@ -289,7 +289,7 @@ func isForAllDevices(r specs.LinuxDeviceCgroup) bool {
 	return (r.Type == "" || r.Type == "a") && wild(r.Major) && wild(r.Minor)
 }
 
-// isHostRoot tells whether this process is root, and of no user namespace below the host's; see user_namespaces(7).
+// isHostRoot reports whether this process is root, and of no user namespace below the host's; see user_namespaces(7).
 var isHostRoot = sync.OnceValue(func() bool {
 	text, err := rawfile.Read("/proc/self/uid_map")
 	return err == nil && os.Geteuid() == 0 && slices.Equal(strings.Fields(string(text)), []string{"0", "0", "4294967295"})

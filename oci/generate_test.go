@@ -237,7 +237,7 @@ func clone(t testing.TB, s *specs.Spec) *specs.Spec {
 	return out
 }
 
-// harmless tells whether a test may run the configuration as root of this machine: nothing of the host is its root, comes
+// harmless reports whether a test may run the configuration as root of this machine: nothing of the host is its root, comes
 // into it writable or is executed as a hook, and its cgroup is below the test's own.
 func harmless(b *bundle, s *specs.Spec) bool {
 	inside := func(path string) bool {
@@ -280,7 +280,7 @@ func harmless(b *bundle, s *specs.Spec) bool {
 	return true
 }
 
-// names tells whether the error leads its reader to the place: by the field's name (with its parent's, if many have such a
+// names reports whether the error leads its reader to the place: by the field's name (with its parent's, if many have such a
 // field), or by the words that stand for its parts in errors of the kernel ("mount tmpfs on /dev").
 func names(err error, path string) bool {
 	text := strings.ToLower(err.Error())

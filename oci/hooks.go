@@ -116,7 +116,7 @@ func validateHooks(hooks *specs.Hooks) error {
 	return nil
 }
 
-// ofCreate tells whether there are hooks to run while the container is being created.
+// ofCreate reports whether there are hooks to run while the container is being created.
 func (h *hookRunner) ofCreate() bool {
 	//lint:ignore SA1019 deprecated is not gone
 	return h != nil && h.hooks != nil && len(h.hooks.Prestart)+len(h.hooks.CreateRuntime)+len(h.hooks.CreateContainer) > 0

@@ -47,7 +47,7 @@ func rangesMeet(a, aSize, b, bSize uint32) bool {
 	return uint64(a) < uint64(b)+uint64(bSize) && uint64(b) < uint64(a)+uint64(aSize)
 }
 
-// isMapped tells whether an id of the container is in one of the ranges.
+// isMapped reports whether an id of the container is in one of the ranges.
 func isMapped(list []specs.LinuxIDMapping, id uint32) bool {
 	for _, m := range list {
 		if id >= m.ContainerID && uint64(id) < uint64(m.ContainerID)+uint64(m.Size) {

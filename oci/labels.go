@@ -16,13 +16,13 @@ import (
 // unconfined is AppArmor's word for no profile, which every kernel can give.
 const unconfined = "unconfined"
 
-// hasAppArmor tells whether the kernel enforces AppArmor profiles.
+// hasAppArmor reports whether the kernel enforces AppArmor profiles.
 var hasAppArmor = sync.OnceValue(func() bool {
 	text, err := rawfile.Read("/sys/module/apparmor/parameters/enabled")
 	return err == nil && strings.HasPrefix(string(text), "Y")
 })
 
-// hasSELinux tells whether the kernel enforces SELinux labels: then its file system is where everybody mounts it.
+// hasSELinux reports whether the kernel enforces SELinux labels: then its file system is where everybody mounts it.
 var hasSELinux = sync.OnceValue(func() bool {
 	var fs unix.Statfs_t
 	return unix.Statfs("/sys/fs/selinux", &fs) == nil && fs.Type == unix.SELINUX_MAGIC

@@ -195,7 +195,7 @@ func (b *builder) cgroupPath() string {
 	return filepath.Join("/", path)
 }
 
-// wantsRealtime tells whether the configuration limits realtime scheduling.
+// wantsRealtime reports whether the configuration limits realtime scheduling.
 func (b *builder) wantsRealtime() bool {
 	res := b.spec.Linux.Resources
 	return res != nil && res.CPU != nil && res.CPU.RealtimeRuntime != nil && *res.CPU.RealtimeRuntime != 0
@@ -342,7 +342,7 @@ func thaw(rec *record) error {
 	return group.Thaw()
 }
 
-// ends tells whether a signal ends who does not expect it; see signal(7).
+// ends reports whether a signal ends who does not expect it; see signal(7).
 func ends(sig unix.Signal) bool {
 	switch sig {
 	case 0, unix.SIGCHLD, unix.SIGURG, unix.SIGWINCH, unix.SIGCONT, unix.SIGSTOP, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU:

@@ -357,7 +357,7 @@ func (b *builder) lateReadonly() {
 	}
 }
 
-// mountAt tells whether config.json mounts something on the path, and how.
+// mountAt reports whether config.json mounts something on the path, and how.
 func (b *builder) mountAt(path string) (specs.Mount, bool) {
 	for _, m := range b.spec.Mounts {
 		if b.destination(m) == path {

@@ -321,7 +321,7 @@ func (s *rdtState) removeFrom(mount string) error {
 	return errors.Join(err, removeGroup(s.class(mount)))
 }
 
-// inUse tells whether a living process is in a class.
+// inUse reports whether a living process is in a class.
 func inUse(class string) (bool, error) {
 	text, err := rawfile.Read(filepath.Join(class, "tasks"))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -138,7 +138,7 @@ func (j *criuJob) makeMountPoint(root *os.File, m specs.Mount) (point string, er
 	return point, nil
 }
 
-// broughtBack tells whether a path is on a mount of the container that is no bind.
+// broughtBack reports whether a path is on a mount of the container that is no bind.
 func (j *criuJob) broughtBack(path string) bool {
 	return slices.ContainsFunc(j.b.spec.Mounts, func(m specs.Mount) bool {
 		return !isBind(m) && strings.HasPrefix(path, strings.TrimSuffix(m.Destination, "/")+"/")

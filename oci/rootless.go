@@ -18,7 +18,7 @@ import (
 	"gantry/rawfile"
 )
 
-// Unprivileged tells whether this process is an ordinary user, or root of a user namespace below the host's.
+// Unprivileged reports whether this process is an ordinary user, or root of a user namespace below the host's.
 func Unprivileged() bool { return !isHostRoot() }
 
 // errNoCgroup is what cannot be done with a container whose creator could make no cgroup.

@@ -209,7 +209,7 @@ func (c *Container) status(rec *record) specs.ContainerState {
 	return specs.StateRunning
 }
 
-// waits tells whether the process still waits to be started: it holds the FIFO open until it executes its program. A start
+// waits reports whether the process still waits to be started: it holds the FIFO open until it executes its program. A start
 // that was killed may have left the FIFO's name.
 func (c *Container) waits() bool {
 	f, err := rawfile.Open(c.fifo(), unix.O_WRONLY|unix.O_NONBLOCK, 0)
@@ -220,7 +220,7 @@ func (c *Container) waits() bool {
 	return true
 }
 
-// hasEnded tells whether a pidfd is readable: when all threads have ended. The state in /proc is the first thread's, which
+// hasEnded reports whether a pidfd is readable: when all threads have ended. The state in /proc is the first thread's, which
 // is Z as soon as that one has ended, and while another thread calls execve.
 func hasEnded(pidfd int) bool {
 	ended, err := rawfile.HasEnded(pidfd)
@@ -243,7 +243,7 @@ func (c *Container) State() (*specs.State, error) {
 	return s, nil
 }
 
-// Complete tells whether Create got to its end. Otherwise it is under way or was killed; then only Delete is of use.
+// Complete reports whether Create got to its end. Otherwise it is under way or was killed; then only Delete is of use.
 func (c *Container) Complete() bool {
 	rec, err := c.load()
 	return err == nil && rec.Pid != 0

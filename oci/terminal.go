@@ -172,7 +172,7 @@ func isHostDevice(fd int) bool {
 	return err != nil
 }
 
-// isAnothers tells whether a standard stream is to be given to the process's user, as runc does: its owner is somebody
+// isAnothers reports whether a standard stream is to be given to the process's user, as runc does: its owner is somebody
 // else, and it is no device of the whole host. The group stays.
 func (b *builder) isAnothers(fd int, uid uint32) bool {
 	var is unix.Stat_t

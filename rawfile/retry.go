@@ -22,7 +22,7 @@ func Poll(fds []unix.PollFd, timeout int) (ready int, err error) {
 	return ready, err
 }
 
-// HasEnded tells whether a pidfd is readable: all threads of its process have ended.
+// HasEnded reports whether a pidfd is readable: all threads of its process have ended.
 func HasEnded(pidfd int) (bool, error) {
 	ready, err := Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
 	return ready > 0, err

@@ -200,7 +200,7 @@ func (p *program) succeed(index int, flags uintptr) {
 	exit(255)
 }
 
-// heard tells whether somebody can read reports. If not, writing one would be death by SIGPIPE.
+// heard reports whether somebody can read reports. If not, writing one would be death by SIGPIPE.
 //
 //go:norace
 //go:nosplit

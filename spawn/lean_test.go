@@ -52,7 +52,7 @@ func runTrue() error {
 	return errors.Join(err, child.Close())
 }
 
-// isCopied tells whether children get a copy of what is at an address; see VmFlags in proc_pid_smaps(5).
+// isCopied reports whether children get a copy of what is at an address; see VmFlags in proc_pid_smaps(5).
 func isCopied(t *testing.T, address uintptr) bool {
 	t.Helper()
 	text, err := os.ReadFile("/proc/self/smaps")

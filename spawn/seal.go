@@ -33,7 +33,7 @@ func SealSelf() error {
 	return fmt.Errorf("seal this program: execveat: %w", execveat(view, os.Args, os.Environ()))
 }
 
-// Sealed tells whether this program's file is seen through a read-only mount.
+// Sealed reports whether this program's file is seen through a read-only mount.
 func Sealed() (bool, error) {
 	var fs unix.Statfs_t
 	if err := unix.Statfs("/proc/self/exe", &fs); err != nil {

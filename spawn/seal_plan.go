@@ -13,7 +13,7 @@ import (
 	"gantry/rawfile"
 )
 
-// CanSeal tells whether Plan.Seal works: the kernel lets a process with CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE say
+// CanSeal reports whether Plan.Seal works: the kernel lets a process with CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE say
 // what its program is (PR_SET_MM_MAP in PR_SET_MM(2const), CONFIG_CHECKPOINT_RESTORE), if it may execute that.
 func CanSeal() bool {
 	self, err := mappedSelf()

@@ -155,7 +155,7 @@ func (p *Plan) waits() bool {
 	return slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Ready })
 }
 
-// expects tells whether a report is of a step that is still to come.
+// expects reports whether a report is of a step that is still to come.
 func (p *Process) expects(r report, steps int) bool {
 	if int(r.index) < p.next || int(r.index) >= steps {
 		return false

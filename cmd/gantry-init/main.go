@@ -217,7 +217,7 @@ func argument(list unsafe.Pointer, i uintptr) unsafe.Pointer {
 //go:nosplit
 func at(p unsafe.Pointer) byte { return *(*byte)(p) }
 
-// equal tells whether what is at p begins with text.
+// equal reports whether what is at p begins with text.
 //
 //go:nosplit
 func equal(p unsafe.Pointer, text string) bool {

@@ -62,7 +62,7 @@ func TestNoStateWhileCreating(t *testing.T) {
 	})
 }
 
-// closesOnExec tells whether a process has a descriptor that goes with its execve.
+// closesOnExec reports whether a process has a descriptor that goes with its execve.
 func closesOnExec(t *testing.T, pid, fd int) bool {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", pid, fd))
@@ -118,7 +118,7 @@ func TestPreservedGaps(t *testing.T) {
 	with.want(255, "exec", "--preserve-fds", "1000000000", id, "/bin/true")
 }
 
-// TestRealtimeWithoutAPath: v1 gives a group no more realtime than its parent has, which is none but for the root.
+// TestRealtimeWithoutAPath: v1 gives a group no more realtime than its parent has, and only the root has any at first.
 func TestRealtimeWithoutAPath(t *testing.T) {
 	paths, err := cgroup.Paths("/")
 	if err != nil {

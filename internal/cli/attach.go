@@ -85,7 +85,7 @@ func (s *session) receive(conn *client.Stream) error {
 	return err
 }
 
-// errOutputClosed tells that nobody reads what this command prints.
+// errOutputClosed reports that nobody reads what this command prints.
 var errOutputClosed = errors.New("the output is closed")
 
 // output tells a broken pipe of this command's own output from one of the connection to the engine.

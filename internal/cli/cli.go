@@ -106,7 +106,7 @@ func (a *app) report(err error) int {
 	return exit.code
 }
 
-// tooNew tells whether a server refused the API version of a request.
+// tooNew reports whether a server refused the API version of a request.
 func tooNew(err error) bool {
 	return err != nil && strings.Contains(err.Error(), "is too new") && strings.Contains(err.Error(), "client version")
 }

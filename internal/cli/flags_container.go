@@ -49,7 +49,7 @@ type containerFlags struct {
 	set                                    *pflag.FlagSet // to tell a flag that was given from a default
 }
 
-// changed tells whether the user gave the flag.
+// changed reports whether the user gave the flag.
 func (f *containerFlags) changed(name string) bool { return f.set != nil && f.set.Changed(name) }
 
 // register adds the flags, under docker's names, to set.

@@ -171,7 +171,7 @@ func portText(ports []container.PortSummary) string {
 	return strings.Join(out, ", ")
 }
 
-// follows tells whether next continues a range that ends with last.
+// follows reports whether next continues a range that ends with last.
 func follows(last, next container.PortSummary) bool {
 	return next.IP == last.IP && next.Type == last.Type && next.PrivatePort == last.PrivatePort+1 &&
 		(next.PublicPort == last.PublicPort+1 && last.PublicPort != 0 || next.PublicPort == 0 && last.PublicPort == 0)

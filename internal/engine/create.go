@@ -112,7 +112,7 @@ func normalize(c *Config) {
 	}
 }
 
-// unmasks tells whether a security option takes the masks of /proc and /sys away.
+// unmasks reports whether a security option takes the masks of /proc and /sys away.
 func unmasks(option string) bool { return option == "systempaths=unconfined" }
 
 // nameByID replaces the name of a container whose namespace is joined by its id: it may be renamed before the start.

@@ -10,7 +10,7 @@ import (
 	"gantry/internal/shim/client"
 )
 
-// isGone tells whether a supervisor was killed, or is ending. A stream that it served can end a moment before the connection
+// isGone reports whether a supervisor was killed, or is ending. A stream that it served can end a moment before the connection
 // is known to be closed, so it is asked.
 func isGone(ctx context.Context, shim *client.Shim) bool {
 	select {
@@ -59,5 +59,5 @@ func (f *frameReader) pass(p []byte) {
 	}
 }
 
-// isBetween tells that the last frame is complete.
+// isBetween reports that the last frame is complete.
 func (f *frameReader) isBetween() bool { return f.have == 0 && f.left == 0 }

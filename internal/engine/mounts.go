@@ -290,7 +290,7 @@ func checkOptions(in mount.Mount) error {
 	return nil
 }
 
-// tmpfsOption tells whether a tmpfs can be mounted so; see tmpfs(5).
+// tmpfsOption reports whether a tmpfs can be mounted so; see tmpfs(5).
 func tmpfsOption(option string) bool {
 	key, _, _ := strings.Cut(option, "=")
 	return slices.Contains([]string{

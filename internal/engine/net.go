@@ -49,7 +49,7 @@ func (c *Container) connect(ctx context.Context, rec record, img *image.Image) (
 	return endpoint, nil
 }
 
-// onBridge tells whether a mode is the default bridge; records of older engines have "default".
+// onBridge reports whether a mode is the default bridge; records of older engines have "default".
 func onBridge(mode container.NetworkMode) bool { return mode.IsDefault() || mode.IsBridge() }
 
 func (c *Container) disconnect(ctx context.Context, endpoint *network.Endpoint) error {
@@ -60,7 +60,7 @@ func (c *Container) disconnect(ctx context.Context, endpoint *network.Endpoint) 
 	return c.engine.net.Disconnect(ctx, endpoint)
 }
 
-// networkEvent tells that a container joins or leaves its network, if it has one of its own.
+// networkEvent reports that a container joins or leaves its network, if it has one of its own.
 func (e *Engine) networkEvent(c *Container, rec record, action events.Action) {
 	mode := rec.Config.HostConfig.NetworkMode
 	name := string(mode)

@@ -22,7 +22,7 @@ type retries struct {
 	timer *time.Timer
 }
 
-// wantsRun tells whether the policy asks for another run of a container that has ended.
+// wantsRun reports whether the policy asks for another run of a container that has ended.
 func wantsRun(rec record) bool {
 	policy := rec.Config.HostConfig.RestartPolicy
 	switch {
@@ -34,7 +34,7 @@ func wantsRun(rec record) bool {
 	return false
 }
 
-// next tells whether the policy wants another run after one of this length, and after which delay.
+// next reports whether the policy wants another run after one of this length, and after which delay.
 func (r *retries) next(rec record, lasted time.Duration) (bool, time.Duration) {
 	if lasted >= lastingTime {
 		r.delay = 0

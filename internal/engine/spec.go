@@ -63,7 +63,7 @@ func buildSpec(c *container.Config, host *container.HostConfig, s start) (*specs
 // initPath is where the first process of a container with --init stands in it; docker's.
 const initPath = "/sbin/docker-init"
 
-// wantsInit tells whether the container gets an init. In a pid namespace that it shares it would have nothing to reap.
+// wantsInit reports whether the container gets an init. In a pid namespace that it shares it would have nothing to reap.
 func wantsInit(host *container.HostConfig) bool {
 	return host.Init != nil && *host.Init && host.PidMode.IsPrivate()
 }

@@ -127,7 +127,7 @@ func (c *Container) cancelRestart(ctx context.Context) (bool, error) {
 	return true, c.update(ctx, func(r *record) { r.Stopped = true })
 }
 
-// isNotRunning tells that the supervisor found no living process to act on: it has ended, or the container has gone.
+// isNotRunning reports that the supervisor found no living process to act on: it has ended, or the container has gone.
 func isNotRunning(err error) bool {
 	return errdefs.IsNotFound(err) || errdefs.IsFailedPrecondition(err)
 }

@@ -53,7 +53,7 @@ func (e *Engine) supervisor(ctx context.Context) (*client.Shim, error) {
 	return shim, nil
 }
 
-// lost tells whether a call failed because the supervisor died or was ending, so that nobody knows what came of the call. The
+// lost reports whether a call failed because the supervisor died or was ending, so that nobody knows what came of the call. The
 // errors that a supervisor answers with have a status.
 func lost(ctx context.Context, err error) bool {
 	if err == nil || ctx.Err() != nil {
@@ -171,7 +171,7 @@ func (e *Engine) freeze(ctx context.Context, id string, pause bool) error {
 	})
 }
 
-// severed tells whether an error is that of a connection whose other end has gone.
+// severed reports whether an error is that of a connection whose other end has gone.
 func severed(err error) bool {
 	var broken *net.OpError
 	return errors.Is(err, ttrpc.ErrClosed) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &broken)

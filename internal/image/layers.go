@@ -72,7 +72,7 @@ func openLayers(dir string, o Options) (*layers, error) {
 func (l *layers) path(id digest.Digest) string { return filepath.Join(l.dir, id.Encoded()) }
 func (l *layers) fs(id digest.Digest) string   { return filepath.Join(l.path(id), "fs") }
 
-// has tells whether the directory of a key is here.
+// has reports whether the directory of a key is here.
 func (l *layers) has(key digest.Digest) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -176,7 +176,7 @@ func (c *container) ended(status int) {
 	c.exitEvent(c.init, c.id)
 }
 
-// oomKilled tells whether the kernel killed a process of the container for want of memory.
+// oomKilled reports whether the kernel killed a process of the container for want of memory.
 func (c *container) oomKilled() bool {
 	g, err := c.cgroup()
 	if err != nil {

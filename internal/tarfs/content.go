@@ -19,7 +19,7 @@ var kernelFiles = []int64{
 	unix.DEBUGFS_MAGIC, unix.TRACEFS_MAGIC, unix.SECURITYFS_MAGIC, unix.BPF_FS_MAGIC,
 }
 
-// MadeByKernel tells whether a descriptor stands for a file that the kernel makes up: of proc(5), sysfs(5) and their kin.
+// MadeByKernel reports whether a descriptor stands for a file that the kernel makes up: of proc(5), sysfs(5) and their kin.
 func MadeByKernel(fd int) (bool, error) {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(fd, &st); err != nil {

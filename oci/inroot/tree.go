@@ -67,10 +67,10 @@ func (t *Tree) Path(name string) (string, error) {
 	return w.path(), nil
 }
 
-// Crossed tells whether any path so far led into a mount: what was found may depend on what is mounted.
+// Crossed reports whether any path so far led into a mount: what was found may depend on what is mounted.
 func (t *Tree) Crossed() bool { return t.crossed }
 
-// Within tells whether a clean absolute path is another one or below it.
+// Within reports whether a clean absolute path is another one or below it.
 func Within(name, dir string) bool {
 	return name == dir || dir == "/" || strings.HasPrefix(name, dir+"/")
 }

@@ -127,7 +127,7 @@ func (c *Config) paths() []*string {
 	return list
 }
 
-// short tells whether fsconfig(2) takes every value.
+// short reports whether fsconfig(2) takes every value.
 func (c Config) short() bool {
 	for _, path := range c.paths() {
 		if len(escape.Replace(*path)) > maxString {

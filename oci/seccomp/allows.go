@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Allows tells whether the filter lets a call of the native architecture through. It runs the filter as the kernel does, on
+// Allows reports whether the filter lets a call of the native architecture through. It runs the filter as the kernel does, on
 // arguments that are 0 where none are given.
 func (p *Program) Allows(number uintptr, args ...uint64) bool {
 	m, err := native()

@@ -115,7 +115,7 @@ func (b *builder) emit(code uint16, k uint32) int {
 	return len(b.code) - 1
 }
 
-// far tells whether target is out of a conditional jump's reach once a few more instructions are in between.
+// far reports whether target is out of a conditional jump's reach once a few more instructions are in between.
 func (b *builder) far(target int) bool {
 	const few = 4
 	return len(b.code)+few-target-1 > 255

@@ -236,7 +236,7 @@ func action(name specs.LinuxSeccompAction, errno *uint) (uint32, error) {
 	return act | uint32(data), nil
 }
 
-// permits tells whether the call is made in the end: tracers answer for themselves.
+// permits reports whether the call is made in the end: tracers answer for themselves.
 func permits(action uint32) bool {
 	switch action & unix.SECCOMP_RET_ACTION_FULL {
 	case unix.SECCOMP_RET_ALLOW, unix.SECCOMP_RET_LOG, unix.SECCOMP_RET_TRACE:

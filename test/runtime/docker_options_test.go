@@ -97,7 +97,7 @@ func testDockerOptions(t *testing.T, runtime string) {
 	p.want(0, "", "rm", "-f", "first")
 }
 
-// hasAllCapabilities tells whether privileged containers can be had here.
+// hasAllCapabilities reports whether privileged containers can be had here.
 func hasAllCapabilities(t *testing.T) bool {
 	t.Helper()
 	last, err := os.ReadFile("/proc/sys/kernel/cap_last_cap")

@@ -109,7 +109,7 @@ func (s *Spool) Fill(fifo int, b []byte) (n int, err error) {
 	return n, nil
 }
 
-// nothing tells whether a FIFO is at its end. The error is EAGAIN if it is merely empty.
+// nothing reports whether a FIFO is at its end. The error is EAGAIN if it is merely empty.
 func nothing(fifo int) (end bool, err error) {
 	fds := []unix.PollFd{{Fd: int32(fifo), Events: unix.POLLIN}}
 	if n, err := rawfile.Poll(fds, 0); err != nil {

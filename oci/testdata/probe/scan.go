@@ -74,7 +74,7 @@ func (s *scanner) report() {
 	fmt.Println("of the runtime:", s.waiting)
 }
 
-// look tells whether the process is worth another look.
+// look reports whether the process is worth another look.
 func (s *scanner) look(pid int) bool {
 	proc := fmt.Sprintf("/proc/%d/", pid)
 	exe, err := os.Readlink(proc + "exe")
